@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT */
+/* Small things that every module needs. */
+#ifndef DWCP_BASE_UTIL_H
+#define DWCP_BASE_UTIL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
+#define CACHE_LINE 64
+#define cacheline_aligned __attribute__((aligned(CACHE_LINE)))
+
+static inline uint64_t min_u64(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+static inline uint64_t max_u64(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
+static inline uint64_t div_up_u64(uint64_t a, uint64_t b)
+{
+	return a / b + (a % b != 0);
+}
+
+/* splitmix64: seeded, repeatable randomness for scheduling, tests and fault
+ * injection. Not for keys: those come from getrandom(2). Source: Steele, Lea,
+ * Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014. */
+static inline uint64_t rng_next(uint64_t *state)
+{
+	uint64_t z = (*state += 0x9e3779b97f4a7c15ull);
+
+	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+	z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+	return z ^ (z >> 31);
+}
+
+#endif
