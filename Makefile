@@ -23,7 +23,7 @@ PREFIX   ?= /usr/local
 DESTDIR  ?=
 SANITIZE ?=
 WERROR   ?=
-OPT      ?= -O2
+OPT      ?= $(if $(filter asan fuzz,$(SANITIZE)),-O1,-O2)
 V        ?=
 
 FUZZ_TIME ?= 60

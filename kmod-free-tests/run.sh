@@ -126,7 +126,9 @@ tally() { # name source timeout → sets p f s note; appends to failed_names, sk
 	if compgen -G "$logs/$1.report.*" >/dev/null; then
 		note="sanitizer or valgrind report" f=$((f + 1))
 	elif ((rc == 124 || rc == 137)); then
-		note="no end within $3 s" f=$((f + 1))
+		note="no end within $3 s" f=$((f > 0 ? f : 1))
+	elif ((rc > 128)); then
+		note="killed by signal $((rc - 128))" f=$((f > 0 ? f : 1))
 	elif ((rc != 0 && f == 0)); then
 		note="exit status $rc" f=1
 	elif ((p + f + s == 0)); then
@@ -157,7 +159,7 @@ declare -A running=()
 
 while ((done_n < total)); do
 	while ((next < total && ${#running[@]} < jobs)); do
-		run_one "${names[next]}" "${sources[next]}" "${limits[next]}" &
+		run_one "${names[next]}" "${sources[next]}" "${limits[next]}" 2>/dev/null &
 		running[$!]=$next
 		next=$((next + 1))
 	done
