@@ -12,8 +12,7 @@
  * Syntax: sizes `4096 64KB 4MB 1GB` (1024-based; KiB, k, K accepted), rates
  * `1Gbps 500Mbps 2.5Gbps` (1000-based), times `250us 10ms 5s 30m 24h`. A number
  * without a unit is bytes, bits per second, or seconds. `auto`, where a row
- * allows it, stores 0. Names are written with '-' on the command line; YAML
- * takes '-' and '_' alike.
+ * allows it, stores 0 (or ""), whatever the range. '-' and '_' in names are the same.
  */
 #ifndef DWCP_BASE_OPT_H
 #define DWCP_BASE_OPT_H
@@ -37,7 +36,7 @@ struct opt {
 	bool auto_ok;               /* `auto` is a value and stores 0 */
 	const char *optional_value; /* the value of a bare `--name` (e.g. --json), or NULL */
 	const char *const *values;  /* OPT_ENUM: NULL-terminated names */
-	const char *unit;           /* shown in help where the type does not tell, or NULL */
+	const char *unit;           /* shown in help where the type does not tell; the placeholder of OPT_STR; or NULL */
 	const char *help;           /* one line, lower case, no full stop */
 };
 
@@ -55,8 +54,9 @@ void opt_defaults(const struct opt_group *groups, size_t n);
 
 /*
  * Parses argv[1..argc). Flags are `--name value`, `--name=value`, `--name` and
- * `--no-name` for OPT_BOOL, `-x value` for letters; `--` ends them; the rest
- * are operands, moved in order to argv[0..*n_operands). `--config FILE` is
+ * `--no-name` for OPT_BOOL, `-x value` or `-xvalue` for letters; `--` ends them; the rest
+ * are operands, moved in order to argv[0..*n_operands); where n_operands is NULL they are
+ * an error. `--config FILE` is
  * understood by itself: the file is loaded before any flag takes effect, so
  * the command line wins wherever it stands. `sections` names the YAML sections
  * that other commands use (NULL-terminated, may be NULL): they are skipped,
@@ -68,7 +68,8 @@ void opt_defaults(const struct opt_group *groups, size_t n);
 int opt_parse(const struct opt_group *groups, size_t n, const char *const *sections, int argc, char **argv,
 	      int *n_operands, struct err *e);
 
-/* Loads one YAML file: a map of section name → map of option → scalar. */
+/* Loads one YAML file: a map of section name → map of option → scalar. An option may also stand by
+ * itself, outside any section. Only comments: nothing is set; an empty file is an error. */
 int opt_load_yaml(const struct opt_group *groups, size_t n, const char *const *sections, const char *path,
 		  struct err *e);
 
