@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: MIT */
+/* Private to amst.c, worker.c, amst_tx.c and amst_rx.c. */
+#ifndef DWCP_TRANSPORT_AMST_IMPL_H
+#define DWCP_TRANSPORT_AMST_IMPL_H
+
+#include "base/bitmap.h"
+#include "base/hugebuf.h"
+#include "transport/amst.h"
+#include <pthread.h>
+
+#define TX_STOPPED (1ull << 62)
+#define TX_OPS_MAX 12      /* chunks posted and not DONE, per stream */
+#define TX_POSTED (1u << 19) /* …and about this many bytes of them, but two chunks at least */
+#define BE_SENDS 24        /* operations a backend keeps per stream: chunks, COMMITs, ACKs */
+#define RX_PENDING (2 * WIRE_COMMIT_MAX)
+#define FRAME_ROOM 4096    /* of a frame, beside a staged chunk: the largest other message fits */
+#define FRAME_BUDGET (24u << 20) /* bytes of frames, all workers together */
+#define ENCODE_BUDGET (16u << 20) /* bytes of encode buffers, all workers together */
+
+struct tx_rec {
+	struct chunk_rec r;
+	uint64_t posted_ns;
+};
+
+struct commit_out {
+	uint32_t seq, n;
+};
+
+struct ack_out {
+	uint32_t transfer;
+	struct msg_ack m;
+};
+
+/* A chunk that arrived and whose COMMIT did not yet. */
+struct rx_entry {
+	uint64_t offset, sum;
+	uint32_t object, len;
+	bool good;
+};
+
+struct wstream {
+	be_stream h; /* 0: none */
+	uint32_t index, incarnation;
+	bool up;
+	bool failing; /* stream_close was called; nothing more is sent */
+	int fail_err; /* why, where AMST itself decided */
+
+	/* sender: win[head…cut) committed, [cut…tail) posted; free-running indices */
+	uint32_t head, cut, tail;
+	uint32_t posted; /* chunks accepted by the backend and not DONE */
+	uint64_t posted_bytes;
+	bool held;       /* win[tail] is filled and the backend did not take it yet */
+	int32_t held_buf;
+	uint32_t held_len;
+	uint32_t seq, c_head, c_tail;
+	struct commit_out commits[WIRE_CREDITS];
+	struct tx_rec win[AMST_WINDOW];
+
+	/* receiver */
+	uint32_t rx_seq;
+	uint32_t rx_head, rx_tail;
+	struct rx_entry rx[RX_PENDING];
+	uint32_t a_head, a_tail;
+	struct ack_out acks[WIRE_CREDITS];
+};
+
+enum wcmd_type {
+	CMD_CONNECT,
+	CMD_ACCEPT,
+	CMD_CLOSE,
+	CMD_RECLAIM,
+	CMD_REGION_ADD,
+	CMD_REGION_DROP,
+	CMD_SOURCE_ADD,
+	CMD_TX_START,
+	CMD_TX_END,
+	CMD_RX_START,
+	CMD_RX_END,
+	CMD_SAMPLE,
+	CMD_STOP,
+};
+
+struct wcmd {
+	enum wcmd_type type;
+	uint32_t stream, incarnation, id;
+	void *ptr;
+	uint64_t len;
+	struct be_addr addr;
+	uint8_t pre[BE_PREAMBLE];
+};
+
+struct wregion {
+	uint8_t *addr;
+	uint64_t len;
+	bool dropping;
+};
+
+struct worker {
+	struct amst *a;
+	struct be *be;
+	unsigned index;
+	pthread_t thread;
+	bool running;
+	struct spsc cmds, evs;
+
+	struct wstream *streams; /* n_streams of them, stream i of the session is streams[i / W] of worker i % W */
+	uint32_t n_streams;
+	struct wregion regions[AMST_REGIONS_MAX];
+
+	struct amst_tx *tx;
+	bool tx_ending;
+	uint32_t rr; /* round_robin: whose turn */
+	struct amst_rx *rx;
+
+	struct hugebuf buf_mem; /* encode buffers */
+	uint32_t buf_bytes, n_free, n_bufs;
+	int32_t *free_bufs;
+
+	struct hist latency;
+	struct amst_counters counters;
+	uint64_t retransmits;
+	bool stop;
+	bool told_events; /* events pushed since the last notify */
+};
+
+struct sched_ops {
+	const char *name;
+	bool every;      /* a change at one stream may let another go on: look at all of them */
+	bool (*may)(const struct worker *w, const struct wstream *s);
+	void (*took)(struct worker *w, const struct wstream *s);
+};
+extern const struct sched_ops amst_scheds[];
+
+/* What the owner waits for from all workers together. */
+struct gather {
+	unsigned left;
+	int err;
+	struct be_token token;
+};
+
+struct amst {
+	struct amst_config cfg;
+	const struct sched_ops *sched;
+	unsigned n;
+	struct worker *w;
+	unsigned next_poll;
+	struct gather region[AMST_REGIONS_MAX], drop[AMST_REGIONS_MAX];
+	struct gather tx_end, rx_start, rx_end, sample;
+	bool tell_done; /* amst_tx_stop found the transfer complete itself */
+	uint32_t tell_id;
+};
+
+/* Cookie of an operation, 64 bits: kind 4, stream 12, bytes 32, encode buffer 16. */
+enum cookie_kind { COOKIE_PUT, COOKIE_CHUNK, COOKIE_COMMIT, COOKIE_ACK };
+#define COOKIE(kind, s, len, buf) \
+	((uint64_t)(kind) | (uint64_t)(s)->index << 4 | (uint64_t)(len) << 16 | (uint64_t)(uint16_t)(buf) << 48)
+#define COOKIE_KIND(c) ((enum cookie_kind)((c) & 15))
+#define COOKIE_STREAM(c) ((uint32_t)((c) >> 4 & 0xfff))
+#define COOKIE_LEN(c) ((uint32_t)((c) >> 16))
+#define COOKIE_BUF(c) ((int32_t)((c) >> 48))
+
+/* worker.c */
+void worker_event(struct worker *w, const struct amst_event *ev);
+void stream_fail(struct worker *w, struct wstream *s, int err);
+bool worker_turn(struct worker *w);
+void *worker_main(void *arg);
+
+/* amst_tx.c */
+void tx_pump_all(struct worker *w);
+void tx_stream_ready(struct worker *w, struct wstream *s);
+void tx_done(struct worker *w, struct wstream *s, const struct be_event *ev);
+void tx_ack(struct worker *w, struct wstream *s, uint32_t transfer, struct rcur *c);
+void tx_stream_down(struct worker *w, struct wstream *s);
+void tx_reclaim(struct worker *w, struct wstream *s);
+void tx_end(struct worker *w);
+bool tx_try_end(struct worker *w);
+
+/* amst_rx.c */
+void rx_placed(struct worker *w, struct wstream *s, const struct be_event *ev);
+void rx_chunk(struct worker *w, struct wstream *s, uint32_t transfer, struct rcur *c);
+void rx_commit(struct worker *w, struct wstream *s, uint32_t transfer, struct rcur *c);
+void rx_flush_acks(struct worker *w, struct wstream *s);
+void rx_stream_reset(struct wstream *s);
+
+#endif

@@ -1,0 +1,518 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The sending half: take a chunk, post it, commit, wait for the answer.
+ *
+ *   cursor ─tx_take─► held ─accepted─► posted ─COMMIT─► committed ─ACK ok─► acknowledged
+ *      ▲                                  │                 │  └─ACK bad─► returned
+ *      └── returned ◄── reclaim ◄── stream down ◄───────────┘
+ */
+#include "transport/amst_impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- the transfer ------------------------------------------------------------------------------ */
+
+int amst_tx_prepare(struct amst_tx *tx, unsigned streams, struct err *e)
+{
+	const uint64_t most = 1ull << 40;
+	uint64_t n = 0;
+	int rc;
+
+	if (!tx->chunk || !tx->passes)
+		return err_set(e, -EINVAL, "a transfer needs a chunk size and at least one pass");
+	tx->first = calloc(tx->n_extents + 1, sizeof *tx->first);
+	if (!tx->first)
+		return err_set(e, -ENOMEM, "no memory for a transfer of %llu extents: send fewer at a time",
+			       (unsigned long long)tx->n_extents);
+	for (uint64_t i = 0; i < tx->n_extents; i++) {
+		tx->first[i] = n;
+		n += div_up_u64(tx->extents[i].len, tx->chunk);
+		if (n > most) {
+			rc = err_set(e, -EINVAL, "the transfer has more than 2^40 chunks: use a larger --chunk-size");
+			goto out;
+		}
+	}
+	tx->first[tx->n_extents] = n;
+	tx->pass_chunks = n;
+	tx->total = n && tx->passes > (1ull << 61) / n ? 1ull << 61 : n * tx->passes;
+	tx->cursor = tx->acked = tx->acked_bytes = tx->refused = 0;
+	tx->status = 0;
+	tx->told = 0;
+	/* A chunk is in `returned` or in one window, never in both. */
+	rc = mpmc_init(&tx->returned, (uint64_t)streams * AMST_WINDOW);
+	if (rc == 0)
+		return 0;
+	err_set(e, rc, "no memory for the ring of returned chunks of %u streams: use fewer streams", streams);
+out:
+	free(tx->first);
+	tx->first = NULL;
+	return rc;
+}
+
+void amst_tx_free(struct amst_tx *tx)
+{
+	free(tx->first);
+	tx->first = NULL;
+	mpmc_free(&tx->returned);
+}
+
+static bool tx_take(struct amst_tx *tx, uint64_t *chunk)
+{
+	if (!mpmc_empty(&tx->returned) && mpmc_pop(&tx->returned, chunk))
+		return true;
+	if (__atomic_load_n(&tx->cursor, __ATOMIC_RELAXED) >= __atomic_load_n(&tx->total, __ATOMIC_RELAXED))
+		return false;
+	*chunk = __atomic_fetch_add(&tx->cursor, 1, __ATOMIC_SEQ_CST);
+	return *chunk < __atomic_load_n(&tx->total, __ATOMIC_SEQ_CST);
+}
+
+static bool tx_dry(const struct amst_tx *tx)
+{
+	return __atomic_load_n(&tx->cursor, __ATOMIC_RELAXED) >= __atomic_load_n(&tx->total, __ATOMIC_RELAXED) &&
+	       mpmc_empty(&tx->returned);
+}
+
+/* Says once that nothing is left to do. */
+static void tx_tell(struct worker *w, struct amst_tx *tx)
+{
+	if (!__atomic_exchange_n(&tx->told, 1, __ATOMIC_SEQ_CST))
+		worker_event(w, &(struct amst_event){ .type = AMST_TX_DONE, .id = tx->id });
+}
+
+static void tx_fail(struct worker *w, struct amst_tx *tx, int err, uint32_t object)
+{
+	int none = 0;
+
+	if (__atomic_compare_exchange_n(&tx->status, &none, err, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+		__atomic_store_n(&tx->status_object, object, __ATOMIC_RELEASE);
+	__atomic_store_n(&tx->cursor, TX_STOPPED, __ATOMIC_SEQ_CST);
+	tx_tell(w, tx);
+}
+
+void amst_tx_stop(struct amst *a, struct amst_tx *tx)
+{
+	uint64_t taken = __atomic_exchange_n(&tx->cursor, TX_STOPPED, __ATOMIC_SEQ_CST);
+
+	/* A worker that took a number before this did so below `taken`, and it counts. */
+	if (taken < __atomic_load_n(&tx->total, __ATOMIC_SEQ_CST))
+		__atomic_store_n(&tx->total, taken, __ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&tx->acked, __ATOMIC_SEQ_CST) == __atomic_load_n(&tx->total, __ATOMIC_SEQ_CST) &&
+	    !__atomic_exchange_n(&tx->told, 1, __ATOMIC_SEQ_CST)) {
+		a->tell_done = true;
+		a->tell_id = tx->id;
+	}
+	for (unsigned i = 0; i < a->n; i++)
+		a->cfg.ops->wake(a->w[i].be);
+}
+
+/* Where chunk number `chunk` comes from and goes to. */
+static const struct amst_extent *tx_locate(const struct amst_tx *tx, uint64_t chunk, struct chunk_rec *r,
+					   uint64_t *from)
+{
+	uint64_t c = chunk % tx->pass_chunks, lo = 0, hi = tx->n_extents - 1;
+	const struct amst_extent *x;
+	uint64_t at;
+
+	while (lo < hi) {
+		uint64_t mid = (lo + hi + 1) / 2;
+
+		if (tx->first[mid] <= c)
+			lo = mid;
+		else
+			hi = mid - 1;
+	}
+	x = &tx->extents[lo];
+	at = (c - tx->first[lo]) * tx->chunk;
+	*from = x->from + at;
+	*r = (struct chunk_rec){
+		.chunk = chunk,
+		.offset = x->to + at,
+		.len = (uint32_t)min_u64(x->len - at, tx->chunk),
+		.object = x->object,
+	};
+	return x;
+}
+
+/* ---- scheduling -------------------------------------------------------------------------------- */
+
+static uint32_t load_of(const struct wstream *s)
+{
+	return s->tail - s->head;
+}
+
+static bool may_pull(const struct worker *w, const struct wstream *s)
+{
+	(void)w;
+	(void)s;
+	return true;
+}
+
+static void took_nothing(struct worker *w, const struct wstream *s)
+{
+	(void)w;
+	(void)s;
+}
+
+static bool may_rr(const struct worker *w, const struct wstream *s)
+{
+	/* The turn passes over streams that are not up. */
+	for (uint32_t i = 0; i < w->n_streams; i++) {
+		const struct wstream *t = &w->streams[(w->rr + i) % w->n_streams];
+
+		if (t->up && !t->failing)
+			return t == s;
+	}
+	return false;
+}
+
+static void took_rr(struct worker *w, const struct wstream *s)
+{
+	w->rr = (uint32_t)(s - w->streams + 1) % w->n_streams;
+}
+
+static bool may_least(const struct worker *w, const struct wstream *s)
+{
+	for (uint32_t i = 0; i < w->n_streams; i++) {
+		const struct wstream *t = &w->streams[i];
+
+		if (t->up && !t->failing && load_of(t) < load_of(s))
+			return false;
+	}
+	return true;
+}
+
+const struct sched_ops amst_scheds[] = {
+	[SCHED_PULL] = { "pull", false, may_pull, took_nothing },
+	[SCHED_ROUND_ROBIN] = { "round_robin", true, may_rr, took_rr },
+	[SCHED_LEAST_LOADED] = { "least_loaded", true, may_least, took_nothing },
+};
+const char *const amst_sched_names[] = { "pull", "round_robin", "least_loaded", NULL };
+
+/* ---- one stream -------------------------------------------------------------------------------- */
+
+static void buf_free(struct worker *w, int32_t b)
+{
+	if (b >= 0)
+		w->free_bufs[w->n_free++] = b;
+}
+
+static uint8_t *buf_at(const struct worker *w, int32_t b)
+{
+	return (uint8_t *)w->buf_mem.addr + (size_t)b * w->buf_bytes;
+}
+
+/* Fills win[tail] with the next chunk. */
+static bool tx_fill(struct worker *w, struct wstream *s, struct amst_tx *tx)
+{
+	struct tx_rec *rec = &s->win[s->tail % AMST_WINDOW];
+	uint64_t chunk, from;
+	int32_t b = -1;
+	ssize_t n;
+
+	if (!w->a->sched->may(w, s) || (tx->stage && !w->n_free) || !tx_take(tx, &chunk))
+		return false;
+	tx_locate(tx, chunk, &rec->r, &from);
+	s->held_len = rec->r.len;
+	if (tx->stage) {
+		struct stage_chunk c = { .object = rec->r.object, .len = rec->r.len, .offset = from };
+
+		b = w->free_bufs[--w->n_free];
+		n = tx->stage->ops->encode(tx->stage->ctx, w->index, &c, buf_at(w, b), w->buf_bytes);
+		if (n < 0) {
+			buf_free(w, b);
+			tx_fail(w, tx, (int)n, rec->r.object);
+			return false;
+		}
+		s->held_len = (uint32_t)n;
+		rec->r.sum = sum_of(tx->sum, buf_at(w, b), (size_t)n);
+	} else {
+		rec->r.object = tx->token.id;
+		rec->r.sum = sum_of(tx->sum, tx->base + from, rec->r.len);
+	}
+	s->held = true;
+	s->held_buf = b;
+	w->a->sched->took(w, s);
+	return true;
+}
+
+static int tx_post(struct worker *w, struct wstream *s, struct amst_tx *tx, const struct tx_rec *rec)
+{
+	const struct be_ops *ops = w->a->cfg.ops;
+
+	if (tx->stage) {
+		uint8_t head[WIRE_HEAD + 64];
+		struct be_msg m = {
+			.head = head,
+			.head_len = wire_put_chunk(head, sizeof head, tx->id, &rec->r),
+			.body = buf_at(w, s->held_buf),
+			.body_len = s->held_len,
+			.cookie = COOKIE(COOKIE_CHUNK, s, s->held_len, s->held_buf),
+		};
+
+		return ops->send(w->be, s->h, &m, 1);
+	}
+	struct chunk_rec r;
+	uint64_t from;
+
+	tx_locate(tx, rec->r.chunk, &r, &from);
+	struct be_put p = {
+		.src = tx->base + from,
+		.len = r.len,
+		.token = tx->token,
+		.offset = r.offset,
+		.cookie = COOKIE(COOKIE_PUT, s, r.len, 0),
+	};
+
+	return ops->put(w->be, s->h, &p, 1);
+}
+
+static bool tx_room(const struct wstream *s, const struct amst_tx *tx)
+{
+	if (s->tail - s->head >= AMST_WINDOW || s->posted >= TX_OPS_MAX)
+		return false;
+	return s->posted < 2 || s->posted_bytes + tx->chunk <= TX_POSTED;
+}
+
+/* Posts at most one chunk; true if it did. */
+static bool tx_post_next(struct worker *w, struct wstream *s, struct amst_tx *tx)
+{
+	struct tx_rec *rec = &s->win[s->tail % AMST_WINDOW];
+	int rc;
+
+	if (!s->up || s->failing || !tx_room(s, tx) || (!s->held && !tx_fill(w, s, tx)))
+		return false;
+	rec->posted_ns = clock_now(&w->a->cfg.clock);
+	rc = tx_post(w, s, tx, rec);
+	if (rc == 0)
+		return false;
+	if (rc < 0) {
+		stream_fail(w, s, rc);
+		return false;
+	}
+	s->held = false;
+	s->tail++;
+	s->posted++;
+	s->posted_bytes += s->held_len;
+	metric_add(&w->counters.chunks_sent, 1);
+	metric_add(&w->counters.bytes_sent, rec->r.len);
+	return true;
+}
+
+static uint32_t commit_every(const struct amst_tx *tx)
+{
+	uint32_t n = (4u << 20) / tx->chunk;
+
+	return n < 1 ? 1 : n > WIRE_COMMIT_MAX ? WIRE_COMMIT_MAX : n;
+}
+
+static void tx_commit(struct worker *w, struct wstream *s, struct amst_tx *tx)
+{
+	uint32_t every = commit_every(tx);
+
+	while (s->up && !s->failing && s->tail != s->cut && s->c_tail - s->c_head < WIRE_CREDITS) {
+		uint32_t n = s->tail - s->cut;
+		struct msg_commit m = { .seq = s->seq };
+		uint8_t head[BE_HEAD_MAX];
+		int rc;
+
+		if (n < every && (s->held || !tx_dry(tx)))
+			return;
+		m.n = (uint16_t)(n < every ? n : every);
+		for (uint32_t i = 0; i < m.n; i++)
+			m.rec[i] = s->win[(s->cut + i) % AMST_WINDOW].r;
+		rc = w->a->cfg.ops->send(w->be, s->h,
+					 &(struct be_msg){ .head = head,
+							   .head_len = wire_put_commit(head, sizeof head, tx->id, &m),
+							   .cookie = COOKIE(COOKIE_COMMIT, s, 0, 0) },
+					 1);
+		if (rc < 0)
+			stream_fail(w, s, rc);
+		if (rc <= 0)
+			return;
+		s->commits[s->c_tail++ % WIRE_CREDITS] = (struct commit_out){ .seq = s->seq++, .n = m.n };
+		s->cut += m.n;
+		metric_add(&w->counters.commits, 1);
+	}
+}
+
+static bool tx_pump(struct worker *w, struct wstream *s)
+{
+	struct amst_tx *tx = w->tx;
+	bool posted;
+
+	if (!tx || w->tx_ending)
+		return false;
+	posted = tx_post_next(w, s, tx);
+	tx_commit(w, s, tx);
+	return posted;
+}
+
+void tx_pump_all(struct worker *w)
+{
+	bool more = w->tx && !w->tx_ending;
+
+	/* One chunk a stream and round, so that a small transfer is spread over all of them. */
+	while (more) {
+		more = false;
+		for (uint32_t i = 0; i < w->n_streams; i++)
+			more |= tx_pump(w, &w->streams[i]);
+	}
+}
+
+void tx_stream_ready(struct worker *w, struct wstream *s)
+{
+	if (!w->tx)
+		return;
+	if (w->a->sched->every || (w->tx->stage && w->n_bufs < 2 * w->n_streams)) {
+		tx_pump_all(w);
+		return;
+	}
+	while (tx_pump(w, s))
+		;
+}
+
+void tx_done(struct worker *w, struct wstream *s, const struct be_event *ev)
+{
+	enum cookie_kind kind = COOKIE_KIND(ev->cookie);
+
+	if (kind == COOKIE_PUT || kind == COOKIE_CHUNK) {
+		s->posted--;
+		s->posted_bytes -= COOKIE_LEN(ev->cookie);
+		if (kind == COOKIE_CHUNK)
+			buf_free(w, COOKIE_BUF(ev->cookie));
+	}
+	tx_stream_ready(w, s);
+}
+
+/* ---- answers ----------------------------------------------------------------------------------- */
+
+static void tx_return(struct worker *w, struct amst_tx *tx, uint64_t chunk)
+{
+	/* Room for every chunk that can be under way: a full ring is a bug of ours. */
+	if (!mpmc_push(&tx->returned, chunk))
+		tx_fail(w, tx, -ENOBUFS, 0);
+	metric_add(&w->counters.chunks_returned, 1);
+}
+
+static void wake_others(struct worker *w)
+{
+	for (unsigned i = 0; i < w->a->n; i++)
+		if (&w->a->w[i] != w)
+			w->a->cfg.ops->wake(w->a->w[i].be);
+}
+
+static void tx_ack_recs(struct worker *w, struct wstream *s, struct amst_tx *tx, const struct msg_ack *m, uint32_t n)
+{
+	uint64_t now = clock_now(&w->a->cfg.clock), good = 0, bytes = 0, acked;
+
+	for (uint32_t i = 0; i < n; i++) {
+		const struct tx_rec *rec = &s->win[s->head++ % AMST_WINDOW];
+
+		if (m->ok >> i & 1) {
+			hist_add(&w->latency, now - rec->posted_ns);
+			good++;
+			bytes += rec->r.len;
+		} else if (!m->status) {
+			tx_return(w, tx, rec->r.chunk);
+		}
+	}
+	metric_add(&w->counters.chunks_acked, good);
+	if (good < n)
+		metric_add(&w->counters.chunks_refused, n - good);
+	__atomic_fetch_add(&tx->acked_bytes, bytes, __ATOMIC_RELAXED);
+	acked = __atomic_add_fetch(&tx->acked, good, __ATOMIC_SEQ_CST);
+	if (m->status) {
+		tx_fail(w, tx, m->status, m->object);
+	} else if (good < n) {
+		uint64_t refused = __atomic_add_fetch(&tx->refused, n - good, __ATOMIC_RELAXED);
+
+		if (refused > WIRE_COMMIT_MAX && refused > acked / 8)
+			tx_fail(w, tx, -EBADMSG, 0);
+		wake_others(w);
+	}
+	if (acked == __atomic_load_n(&tx->total, __ATOMIC_SEQ_CST))
+		tx_tell(w, tx);
+}
+
+void tx_ack(struct worker *w, struct wstream *s, uint32_t transfer, struct rcur *c)
+{
+	struct msg_ack m;
+
+	if (wire_get_ack(c, &m) < 0 || !w->tx || w->tx->id != transfer || s->c_head == s->c_tail ||
+	    s->commits[s->c_head % WIRE_CREDITS].seq != m.seq) {
+		stream_fail(w, s, -EPROTO);
+		return;
+	}
+	tx_ack_recs(w, s, w->tx, &m, s->commits[s->c_head++ % WIRE_CREDITS].n);
+	tx_stream_ready(w, s);
+}
+
+/* ---- failure and end --------------------------------------------------------------------------- */
+
+void tx_stream_down(struct worker *w, struct wstream *s)
+{
+	/* Chunks under way stay in the window until the peer's end is known to be down, too. */
+	if (s->held)
+		buf_free(w, s->held_buf);
+	if (s->held && w->tx && !w->tx_ending) {
+		tx_return(w, w->tx, s->win[s->tail % AMST_WINDOW].r.chunk);
+		wake_others(w);
+	}
+	s->held = false;
+	s->posted = 0;
+	s->posted_bytes = 0;
+	s->c_head = s->c_tail = 0;
+	s->seq = 0;
+	tx_pump_all(w);
+}
+
+void tx_reclaim(struct worker *w, struct wstream *s)
+{
+	bool any = s->head != s->tail;
+
+	if (s->h) /* a bug of the caller, or a new incarnation already: nothing of the old one is left */
+		return;
+	for (; s->head != s->tail; s->head++)
+		if (w->tx && !w->tx_ending)
+			tx_return(w, w->tx, s->win[s->head % AMST_WINDOW].r.chunk);
+	s->head = s->cut = s->tail = 0;
+	if (any)
+		wake_others(w);
+	tx_pump_all(w);
+}
+
+void tx_end(struct worker *w)
+{
+	w->tx_ending = true;
+	for (uint32_t i = 0; i < w->n_streams; i++) {
+		struct wstream *s = &w->streams[i];
+
+		if (s->held) {
+			buf_free(w, s->held_buf);
+			s->held = false;
+		}
+		if (s->h && s->head != s->tail)
+			stream_fail(w, s, -ECANCELED);
+		else if (!s->h)
+			s->head = s->cut = s->tail = 0;
+	}
+	tx_try_end(w);
+}
+
+bool tx_try_end(struct worker *w)
+{
+	for (uint32_t i = 0; i < w->n_streams; i++) {
+		struct wstream *s = &w->streams[i];
+
+		if (s->h && (s->posted || s->head != s->tail))
+			return false;
+		if (!s->h)
+			s->head = s->cut = s->tail = 0;
+	}
+	worker_event(w, &(struct amst_event){ .type = AMST_TX_ENDED, .id = w->tx->id });
+	w->tx = NULL;
+	w->tx_ending = false;
+	return true;
+}

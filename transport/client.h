@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The connecting end of a session: control stream, N data streams, transfers.
+ *
+ * Calls block, but never for longer than cfg.timeout_ns without progress, and
+ * all waiting is done in client_turn, which keeps the session alive meanwhile:
+ * a data stream that dies is fenced (MSG_STREAM_DOWN), its chunks go to the
+ * others, and it reconnects with back-off; a control stream that dies takes the
+ * session through PRE_RESUME. Errors name the peer and the remedy.
+ *
+ * Threads: one thread owns a client.
+ */
+#ifndef DWCP_TRANSPORT_CLIENT_H
+#define DWCP_TRANSPORT_CLIENT_H
+
+#include "base/hugebuf.h"
+#include "transport/amst.h"
+#include <signal.h>
+
+#define DWCP_PORT 7411
+
+struct client_config {
+	const char *target;        /* as the user wrote it, for messages */
+	const struct be_addr *addrs; /* tried in order */
+	int n_addrs;
+	const struct be_ops *ops;
+	const void *be_opts;
+	unsigned streams, workers;
+	uint32_t stage_chunk;      /* largest staged chunk; 0: puts only */
+	enum amst_sched sched;
+	enum sum_kind sum;
+	uint64_t timeout_ns;       /* without progress; also how long a lost session may be resumed */
+	const int *cpus;           /* per worker, or NULL */
+	struct clock clock;
+	uint64_t seed;
+	const volatile sig_atomic_t *interrupted; /* non-zero: calls end with -EINTR; may be NULL */
+
+	/* Simulations: no threads; drive() moves everything else and the clock instead of sleeping. */
+	bool manual;
+	void *fabric;
+	void (*drive)(void *ctx);
+	void *drive_ctx;
+};
+
+struct client;
+
+/* Connects the control stream and all data streams. setup_ns (may be NULL): from first connect to the last stream up. */
+int client_open(struct client **out, const struct client_config *cfg, uint64_t *setup_ns, struct err *e);
+/* Says BYE if it can (bounded: 1 s), then frees everything. NULL is fine. */
+void client_close(struct client *c);
+
+const struct msg_hello_reply *client_peer(const struct client *c);
+struct amst *client_amst(struct client *c);
+unsigned client_streams_up(const struct client *c);
+/* Streams that were lost and came back, sessions resumed. */
+uint64_t client_reconnects(const struct client *c);
+uint64_t client_resumes(const struct client *c);
+
+/* One round of events, waiting at most wait_ns. <0: the session is lost for good (e filled). */
+int client_turn(struct client *c, uint64_t wait_ns, struct err *e);
+
+/* Sends a request of `len` bytes of fields, waits for its answer. *reply is set to what follows status and text; valid
+ * until the next call. A status other than 0 is returned with the server's text in e. */
+int client_call(struct client *c, uint16_t type, const void *fields, uint32_t len, struct rcur *reply, struct err *e);
+/* The same for one struct each way; NULLs where there is none. */
+int client_call_msg(struct client *c, uint16_t type, const struct wire_def *req_def, const void *req,
+		    const struct wire_def *rep_def, void *rep, struct err *e);
+
+/* A region over there, and its token. */
+int client_region_make(struct client *c, uint32_t id, uint64_t bytes, uint64_t seed, struct be_token *token,
+		       enum huge_kind *pages, struct err *e);
+/* A region of ours that the peer may put into (reverse). token: what the peer has to name. */
+int client_region_offer(struct client *c, uint32_t id, void *addr, uint64_t len, struct be_token *token, struct err *e);
+/* XXH3-128 of part of the peer's region. */
+int client_digest(struct client *c, uint32_t region, uint64_t offset, uint64_t bytes, struct digest128 *d, struct err *e);
+
+/* What a caller wants to do while a transfer runs. */
+struct client_tick {
+	/* Called about every 50 ms, and at the end. Return true to stop early, in order. */
+	bool (*fn)(void *ctx, uint64_t now_ns, uint64_t bytes);
+	void *ctx;
+};
+
+/*
+ * Runs a transfer to its end. The caller filled tx but for id (and token for puts is set); kind tells the
+ * peer what to expect. result (may be NULL): what the receiver says it got; -EBADMSG when that is not
+ * whole. Chunks that cannot be written there end it with the peer's errno (tx->status_object tells the object).
+ */
+int client_transfer(struct client *c, struct amst_tx *tx, enum xfer_kind kind, const struct client_tick *tick,
+		    struct msg_xfer_result *result, struct err *e);
+
+/* The reverse: asks the peer to put `bytes` × passes of its region `from` into our region `to` (offered before). */
+int client_pull(struct client *c, uint32_t from, uint32_t to, struct be_token to_token, uint64_t to_bytes,
+		uint64_t bytes, uint64_t passes, uint32_t chunk, const struct client_tick *tick,
+		struct msg_pull_result *result, struct err *e);
+
+int client_info(struct client *c, struct msg_info *info, struct err *e);
+
+#endif
