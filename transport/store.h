@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The receiver's file store: files arrive as blocks in any order, and take
+ * their name only when they are whole.
+ *
+ * A file NAME is written to `.NAME.dwcp-part` in NAME's own folder and renamed
+ * when store_finish is called, so that a reader sees the old file or the new
+ * one and nothing between. An interrupted transfer leaves the part file;
+ * the next one with `resume` goes on from it.
+ *
+ * Names come from a peer. They are relative, '/'-separated, at most
+ * STORE_NAME_MAX-1 bytes, each component at most NAME_MAX (else -ENAMETOOLONG); empty
+ * components, ".", "..", a leading '/', control characters and components that
+ * end in ".dwcp-part" are refused (-EINVAL), and every open is by
+ * openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS, mount points may be crossed) below the
+ * store's folder, so a symbolic link inside the store is never followed (-ELOOP). Any other byte is taken as it is.
+ * Where `.NAME.dwcp-part` would be longer than NAME_MAX, a hash of NAME stands for it.
+ *
+ * Threads: begin, hash, finish, abandon of one file from one thread at a time;
+ * store_write from any number of threads between begin and finish. Different
+ * files are independent. A file in progress holds two descriptors, a folder none.
+ *
+ * A write beyond `ulimit -f` is -EFBIG only where SIGXFSZ is ignored: the program sees to that.
+ */
+#ifndef DWCP_TRANSPORT_STORE_H
+#define DWCP_TRANSPORT_STORE_H
+
+#include "base/digest.h"
+#include "base/err.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define STORE_NAME_MAX 2048
+#define STORE_NAME_SHOWN 112 /* a buffer for store_name_show */
+/* Resume compares blocks of this size. */
+#define STORE_BLOCK (1u << 20)
+
+enum store_kind { STORE_FILE, STORE_DIR }; /* values travel on the wire */
+
+struct store_spec {
+	char name[STORE_NAME_MAX];
+	uint8_t kind;
+	bool resume;
+	uint32_t mode;      /* permission bits; set-uid, set-gid and sticky are dropped */
+	uint64_t size;
+	int64_t mtime_s;
+	uint32_t mtime_ns;  /* < 1,000,000,000 */
+	uint64_t data_bytes; /* bytes that will be sent at most (size less holes): checked against free space */
+};
+
+struct store;
+struct store_file;
+
+/* Opens the folder (must exist and be writable). */
+int store_open(struct store **out, const char *dir, struct err *e);
+void store_close(struct store *s); /* NULL is fine; all files must be finished or abandoned */
+
+/* Checks a name as described above. */
+int store_name_check(const char *name, struct err *e);
+
+/* A name or path for a message: the middle of a long one becomes "...". cap >= 16. Returns buf. */
+char *store_name_show(char *buf, size_t cap, const char *name);
+
+/*
+ * Starts to receive one entry; parent folders are made (0755 & ~umask). STORE_DIR makes the folder
+ * (an existing one is fine and is made writable for its owner); its mode and times are set by store_finish, so
+ * folders are finished after what is in them, deepest first.
+ * Without resume an old part file is truncated. With resume and a part file that is not empty, *have is the part's
+ * size, at most spec->size; with resume, no part file and an existing complete NAME, a part is made from a copy
+ * of NAME (reflink or copy_file_range) and *have is its size, at most spec->size, so that only what differs must be
+ * sent; else 0. Bytes below *have may hold anything: the caller compares them by store_hash, and writes zeros
+ * where the new file has a hole and the part has not. Bytes from *have on read as zeros.
+ * Two receivers of one NAME at once: the second gets -EBUSY (flock on the part file).
+ * An existing NAME that is a folder (or the other way round): -EISDIR / -ENOTDIR; a symbolic link: -ELOOP; a
+ * device, socket or fifo: -EEXIST. Not enough free space for data_bytes less what the part already holds: -ENOSPC.
+ * Sets the part file's size (sparse). May copy a file: not for a thread that serves connections.
+ */
+int store_begin(struct store *s, const struct store_spec *spec, struct store_file **out, uint64_t *have,
+		struct err *e);
+
+/* Writes whole or fails (-ENOSPC, -EIO, -EFBIG…; -EINVAL outside the file's size). Data path: no log, no
+ * allocation. */
+int store_write(struct store_file *f, const void *data, uint32_t len, uint64_t offset);
+
+/* XXH3-128 of blocks first … first+n-1 (STORE_BLOCK each, the last may be shorter) as they are in the part. */
+int store_hash(struct store_file *f, uint64_t first, uint32_t n, struct digest128 *out, struct err *e);
+
+/* Sets mode and modification time, with `sync` flushes data and folders to disk, renames. The handle is gone
+ * afterwards, on error too (the part file then stays). -ESTALE: another process has removed or replaced the part file. Errors name
+ * the file. Owner and access time are not kept. */
+int store_finish(struct store_file *f, bool sync, struct err *e);
+
+/* Gives up: the part file stays for a later resume if keep and anything was written, by this handle or an earlier one
+ * that it resumed, else it is removed. A folder stays. */
+void store_abandon(struct store_file *f, bool keep);
+
+const char *store_file_name(const struct store_file *f);
+
+#endif

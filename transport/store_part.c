@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: MIT */
+#include "transport/store_part.h"
+
+#include "base/util.h"
+#include "transport/store.h"
+#include "transport/store_path.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#define LOCK_TRIES 16
+
+void part_init(struct part *p, const char *name)
+{
+	const char *slash = strrchr(name, '/');
+
+	p->parent = p->fd = -1;
+	p->name = name;
+	p->base = slash ? slash + 1 : name;
+	p->worth = false;
+	store_part_name(p->file, p->base);
+}
+
+void part_close(struct part *p)
+{
+	if (p->fd >= 0)
+		close(p->fd);
+	if (p->parent >= 0)
+		close(p->parent);
+	p->parent = p->fd = -1;
+}
+
+int part_is_ours(const struct part *p)
+{
+	struct stat held, there;
+
+	if (fstat(p->fd, &held))
+		return -errno;
+	if (fstatat(p->parent, p->file, &there, AT_SYMLINK_NOFOLLOW))
+		return errno == ENOENT ? 0 : -errno;
+	return held.st_dev == there.st_dev && held.st_ino == there.st_ino;
+}
+
+/* Opens the part or makes it; sets p->fd. -EAGAIN: somebody was faster, try again. */
+static int part_open(struct part *p, bool *existed)
+{
+	int fd = store_open_at(p->parent, p->file, O_RDWR | O_NONBLOCK, 0);
+
+	/* Killed between its last chmod and its rename, it may be read-only. */
+	if (fd == -EACCES)
+		fd = store_open_at(p->parent, p->file, O_RDONLY | O_NONBLOCK, 0);
+	*existed = fd != -ENOENT;
+	if (fd == -ENOENT)
+		fd = store_open_at(p->parent, p->file, O_RDWR | O_CREAT | O_EXCL, PART_MODE);
+	if (fd == -EEXIST)
+		return -EAGAIN;
+	if (fd >= 0)
+		p->fd = fd;
+	return fd < 0 ? fd : 0;
+}
+
+/* Locks what part_open opened. -EAGAIN: it lost its name meanwhile, or could not be used as it was and is mended. */
+static int part_lock(struct part *p, bool existed)
+{
+	struct stat st;
+	int rc;
+
+	if (fstat(p->fd, &st))
+		return -errno;
+	if (!S_ISREG(st.st_mode))
+		return -EEXIST;
+	if (flock(p->fd, LOCK_EX | LOCK_NB))
+		return errno == EWOULDBLOCK ? -EBUSY : -errno;
+	rc = part_is_ours(p);
+	if (rc <= 0)
+		return rc < 0 ? rc : -EAGAIN;
+	/* Somebody else's file would show them what we write; one with a second name would change under it. */
+	if (existed && (st.st_uid != geteuid() || st.st_nlink != 1))
+		return unlinkat(p->parent, p->file, 0) ? -errno : -EAGAIN;
+	/* Not before it is locked: another transfer may be about to rename it. */
+	if ((fcntl(p->fd, F_GETFL) & O_ACCMODE) == O_RDONLY)
+		return fchmod(p->fd, PART_MODE) ? -errno : -EAGAIN;
+	return 0;
+}
+
+static int part_take(struct part *p, struct err *e)
+{
+	bool existed = false;
+	int rc = -EAGAIN;
+
+	for (int i = 0; i < LOCK_TRIES && rc == -EAGAIN; i++) {
+		rc = part_open(p, &existed);
+		if (!rc)
+			rc = part_lock(p, existed);
+		if (rc < 0 && p->fd >= 0) {
+			close(p->fd);
+			p->fd = -1;
+		}
+	}
+	if (rc == -EBUSY || rc == -EAGAIN) {
+		char shown[STORE_NAME_SHOWN];
+
+		return err_set(e, -EBUSY, "\"%s\" is being received by another transfer; wait for that one to end",
+			       store_name_show(shown, sizeof shown, p->name));
+	}
+	return rc < 0 ? store_fail(e, rc, "open the part file of", p->name) : 0;
+}
+
+/* What stands under NAME now must be a regular file or nothing. */
+static int target_check(const struct part *p, struct err *e)
+{
+	struct stat st;
+
+	if (fstatat(p->parent, p->base, &st, AT_SYMLINK_NOFOLLOW))
+		return errno == ENOENT ? 0 : store_fail(e, -errno, "examine", p->name);
+	if (S_ISREG(st.st_mode))
+		return 0;
+	if (S_ISDIR(st.st_mode))
+		return store_fail(e, -EISDIR, "replace", p->name);
+	return store_fail(e, S_ISLNK(st.st_mode) ? -ELOOP : -EEXIST, "replace", p->name);
+}
+
+/* -ENOSPC when data_bytes less the blocks that the part holds already do not fit. */
+static int room_check(const struct part *p, uint64_t data_bytes, struct err *e)
+{
+	char shown[STORE_NAME_SHOWN];
+	struct statvfs vfs;
+	struct stat st;
+	uint64_t held, need, room;
+
+	if (fstat(p->fd, &st) || fstatvfs(p->fd, &vfs))
+		return store_fail(e, -errno, "examine the file system of", p->name);
+	held = (uint64_t)st.st_blocks * 512;
+	need = data_bytes > held ? data_bytes - held : 0;
+	room = (uint64_t)vfs.f_bavail * vfs.f_frsize;
+	/* A file system without a limit of its own says that it has no blocks at all. */
+	if (!vfs.f_blocks || need <= room)
+		return 0;
+	return err_set(e, -ENOSPC, "\"%s\" needs %llu bytes more, the store's file system has %llu free; "
+		       "free some space there or use another folder", store_name_show(shown, sizeof shown, p->name),
+		       (unsigned long long)need, (unsigned long long)room);
+}
+
+static int copy_range(int from, int to, off_t at, off_t end)
+{
+	while (at < end) {
+		off_t in = at, out = at;
+		ssize_t n = copy_file_range(from, &in, to, &out, (size_t)(end - at), 0);
+
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		if (!n)
+			return -EIO;
+		if (n > 0)
+			at += n;
+	}
+	return 0;
+}
+
+static int copy_data(int from, int to, off_t len)
+{
+	off_t data = 0, hole;
+	int rc = 0;
+
+	while (!rc && data < len) {
+		data = lseek(from, data, SEEK_DATA);
+		if (data < 0)
+			return errno == ENXIO ? 0 : -errno;
+		hole = lseek(from, data, SEEK_HOLE);
+		if (hole < 0)
+			return -errno;
+		if (data >= len)
+			return 0;
+		rc = copy_range(from, to, data, hole < len ? hole : len);
+		data = hole;
+	}
+	return rc;
+}
+
+/* Fills the empty part from a complete older NAME. That only saves work: where it fails, the part is empty and *have
+ * untouched. Room is checked before a copy, and after a clone, which takes none itself. */
+static int part_from_old(struct part *p, uint64_t size, uint64_t data_bytes, uint64_t *have, struct err *e)
+{
+	int old = store_open_at(p->parent, p->base, O_RDONLY | O_NONBLOCK, 0), rc;
+	struct stat st;
+	uint64_t len = 0;
+
+	if (old >= 0 && !fstat(old, &st) && S_ISREG(st.st_mode))
+		len = min_u64((uint64_t)st.st_size, size);
+	if (len && !ioctl(p->fd, FICLONE, old)) {
+		*have = len;
+		rc = room_check(p, data_bytes, e);
+		goto out;
+	}
+	rc = room_check(p, data_bytes, e);
+	if (rc < 0 || !len)
+		goto out;
+	if (!copy_data(old, p->fd, (off_t)len))
+		*have = len;
+	else if (ftruncate(p->fd, 0))
+		rc = store_fail(e, -errno, "truncate the part file of", p->name);
+out:
+	if (old >= 0)
+		close(old);
+	return rc;
+}
+
+static int part_prepare(struct part *p, uint64_t size, uint64_t data_bytes, bool resume, uint64_t *have,
+			struct err *e)
+{
+	uint64_t keep = 0;
+	struct stat st;
+	int rc;
+
+	if (fstat(p->fd, &st))
+		return store_fail(e, -errno, "examine the part file of", p->name);
+	if ((st.st_mode & 07777) != PART_MODE && fchmod(p->fd, PART_MODE))
+		return store_fail(e, -errno, "set the mode of the part file of", p->name);
+	if (resume)
+		keep = min_u64((uint64_t)st.st_size, size);
+	p->worth = keep > 0;
+	/* Cut first: what lies behind the end is room that this file gets back. */
+	if (st.st_size && ftruncate(p->fd, (off_t)keep))
+		return store_fail(e, -errno, "truncate the part file of", p->name);
+	if (resume && !st.st_size)
+		rc = part_from_old(p, size, data_bytes, &keep, e);
+	else
+		rc = room_check(p, data_bytes, e);
+	if (rc < 0)
+		return rc;
+	if (ftruncate(p->fd, (off_t)size))
+		return store_fail(e, -errno, "set the size of the part file of", p->name);
+	*have = keep;
+	return 0;
+}
+
+void part_remove(const struct part *p)
+{
+	if (part_is_ours(p) > 0)
+		unlinkat(p->parent, p->file, 0);
+}
+
+int part_begin(struct part *p, int root, uint64_t size, uint64_t data_bytes, bool resume, uint64_t *have,
+	       struct err *e)
+{
+	int rc;
+
+	p->parent = store_open_parent(root, p->name);
+	if (p->parent < 0)
+		return store_fail(e, p->parent, "make the folder of", p->name);
+	rc = target_check(p, e);
+	if (!rc)
+		rc = part_take(p, e);
+	if (rc < 0)
+		return rc;
+	rc = part_prepare(p, size, data_bytes, resume, have, e);
+	if (rc < 0 && !p->worth)
+		part_remove(p);
+	return rc;
+}

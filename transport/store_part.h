@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The part file of a file that is being received: found or made, locked, filled
+ * from what can be resumed, checked for room. Internal to the store.
+ */
+#ifndef DWCP_TRANSPORT_STORE_PART_H
+#define DWCP_TRANSPORT_STORE_PART_H
+
+#include "base/err.h"
+#include <limits.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define PART_MODE 0600u
+
+struct part {
+	int parent;       /* O_PATH of the folder that it is in; -1: none */
+	int fd;           /* locked; -1: none */
+	const char *name; /* the whole name below the store, the caller's memory */
+	const char *base; /* its last component */
+	bool worth;       /* holds bytes that are worth a resume; set by any writing thread */
+	char file[NAME_MAX + 1];
+};
+
+/* Fills *p without opening anything: part_close is fine from here on. */
+void part_init(struct part *p, const char *name);
+
+/* As store_begin describes. On error only part_close is allowed; what is not worth a resume is removed. */
+int part_begin(struct part *p, int root, uint64_t size, uint64_t data_bytes, bool resume, uint64_t *have,
+	       struct err *e);
+
+/* 1 when the part's name still leads to the file that is held, 0 when not, or -errno. */
+int part_is_ours(const struct part *p);
+
+/* Removes the part's name, if it still leads to the file that is held. */
+void part_remove(const struct part *p);
+
+void part_close(struct part *p);
+
+#endif
