@@ -64,8 +64,7 @@ lint-scripts:
 lint-cppcheck:
 	@mkdir -p $(BUILD)/lint/cppcheck
 	@cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
-		--cppcheck-build-dir=$(BUILD)/lint/cppcheck -j 2 -D_GNU_SOURCE -I. --suppress=missingIncludeSystem \
-		--suppressions-list=tools/cppcheck.txt $(filter-out $(TESTS)/%,$(all_src))
+		--cppcheck-build-dir=$(BUILD)/lint/cppcheck -j 2 -D_GNU_SOURCE -I. --suppress=missingIncludeSystem $(filter-out $(TESTS)/%,$(all_src))
 lint-tidy: $(TIDY_OK)
 $(BUILD)/lint/%.tidy: %.c $(headers) .clang-tidy
 	@mkdir -p $(@D)
@@ -73,5 +72,5 @@ $(BUILD)/lint/%.tidy: %.c $(headers) .clang-tidy
 		-I. $(if $(filter %_avx2.c,$<),-mavx2) $(PKG_CFLAGS) >$@.out 2>$@.err || { cat $@.out $@.err >&2; exit 1; }
 	@mv -f $@.out $@
 
-format: ## rewrite every source in the project's style
-	@$(FORMAT) -i $(all_src) $(headers)
+format: ## rewrite every source in the project's style (F="…": those files only)
+	@$(FORMAT) -i $(or $(F),$(all_src) $(headers))

@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# The command line itself: help, version, suggestions, exit statuses, generated documents.
+set -uo pipefail
+tmp=${TEST_TMP:?}
+dwcp=${DWCP:?}
+failed=0
+
+# name, exit status, regular expression on standard output, the same on standard error, arguments
+# ('' for a stream means that it must be empty)
+expect() {
+	local name=$1 status=$2 out=$3 err=$4 rc=0
+	shift 4
+	"$dwcp" "$@" >"$tmp/out" 2>"$tmp/err" </dev/null || rc=$?
+	if [[ $rc == "$status" ]] && matches "$tmp/out" "$out" && matches "$tmp/err" "$err"; then
+		echo "PASS $name"
+	else
+		echo "FAIL $name: exit status $rc"
+		sed 's/^/  out: /' "$tmp/out"
+		sed 's/^/  err: /' "$tmp/err"
+		failed=1
+	fi
+}
+
+matches() { # file regex
+	if [[ -z $2 ]]; then
+		[[ ! -s $1 ]]
+	else
+		grep -qE -- "$2" "$1"
+	fi
+}
+
+result() { # name, then a command that must succeed
+	local name=$1
+	shift
+	if "$@"; then
+		echo "PASS $name"
+	else
+		echo "FAIL $name"
+		failed=1
+	fi
+}
+
+expect version 0 "^dwcp $(cat VERSION)\$" '' --version
+expect help 0 '^  backends ' '' --help
+expect help_word 0 '^  backends ' '' help
+expect help_command 0 '^Usage: dwcp backends' '' help backends
+expect help_flag 0 '--json\[=FILE\]' '' backends --help
+expect nothing 2 '' '^Usage: dwcp COMMAND'
+expect unknown_command 2 '' "did you mean 'backends'" bakends
+expect unknown_far 2 '' 'dwcp --help' zzzzzzzz
+expect unknown_flag 2 '' 'did you mean --json' backends --jsn
+expect bad_value 2 '' 'log-level' backends --log-level=loud
+expect extra_operand 2 '' "'extra' is one operand too many" backends extra
+expect no_config 2 '' '/nowhere.yaml' backends --config /nowhere.yaml
+expect table 0 '^mem +yes ' '' backends
+
+printf 'log:\n  log-level: debug\nnonsense:\n  a: 1\n' >"$tmp/bad.yaml"
+expect config_unknown_section 2 '' 'bad.yaml.*nonsense' backends --config "$tmp/bad.yaml"
+printf 'log:\n  log-level: debug\n' >"$tmp/good.yaml"
+expect config 0 '^mem ' '' backends --config "$tmp/good.yaml"
+
+for name in $(cd cli && ls cmd_*.c | sed 's/^cmd_//; s/\.c$//'); do
+	case $name in *_*) continue ;; esac
+	expect "listed_$name" 0 "^  $name " '' --help
+done
+
+json_fields() {
+	"$dwcp" backends --json >"$tmp/b.json" && "$dwcp" backends --json="$tmp/c.json" >"$tmp/empty" &&
+		[[ -s $tmp/c.json && ! -s $tmp/empty ]] &&
+		for field in schema command environment host kernel cpu cpus commit compiler date measured backends name \
+			available reason; do
+			grep -q "\"$field\":" "$tmp/b.json" || return 1
+		done
+}
+result json json_fields
+
+full_disk() {
+	local rc=0
+	"$dwcp" backends >/dev/full 2>"$tmp/err" || rc=$?
+	[[ $rc == 1 ]] && grep -q 'standard output' "$tmp/err"
+}
+if [[ -w /dev/full ]]; then
+	result output_lost_is_failure full_disk
+else
+	echo "SKIP output_lost_is_failure: there is no /dev/full"
+fi
+
+broken_pipe() {
+	local rc
+	set +o pipefail
+	{
+		"$dwcp" backends 2>"$tmp/err"
+		echo $? >"$tmp/rc"
+	} | true
+	set -o pipefail
+	rc=$(cat "$tmp/rc")
+	[[ $rc == 0 || $rc == 1 ]] && [[ ! -s $tmp/err ]]
+}
+result reader_that_went_away broken_pipe
+
+options_up_to_date() {
+	"$dwcp" --dump-options-md >"$tmp/OPTIONS.md" && diff -u docs/OPTIONS.md "$tmp/OPTIONS.md" ||
+		{
+			echo "docs/OPTIONS.md is out of date: run \`make docs' and commit it"
+			return 1
+		}
+}
+result options_document options_up_to_date
+exit $failed
