@@ -1,0 +1,518 @@
+/* SPDX-License-Identifier: MIT */
+/* The calls of client.h: opening, requests, regions, transfers. */
+#include "transport/client.h"
+
+#include "transport/client_impl.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#define TICK_NS (50 * NS_PER_MS)
+
+/* ---- open and close ---------------------------------------------------------------------------- */
+
+static void notify(void *ctx)
+{
+	struct client *c = ctx;
+
+	c->cfg.ops->wake(c->ctl);
+}
+
+static int open_ctl(struct client *c, struct err *e)
+{
+	struct be_open o = {
+		.opts = c->cfg.be_opts,
+		.clock = c->cfg.clock,
+		.streams = 4,
+		.frames = 8,
+		.frame_bytes = WIRE_CTL_MAX,
+		.sends = 8,
+		.regions = 1,
+		.cpu = -1,
+		.seed = c->cfg.seed,
+		.fabric = c->cfg.fabric,
+	};
+
+	return c->cfg.ops->open(&o, &c->ctl, e);
+}
+
+static int open_amst(struct client *c, struct err *e)
+{
+	struct amst_config a = {
+		.ops = c->cfg.ops,
+		.be_opts = c->cfg.be_opts,
+		.workers = c->cfg.workers,
+		.streams = c->cfg.streams,
+		.chunk = c->cfg.stage_chunk,
+		.sched = c->cfg.sched,
+		.domain = 1,
+		.cpus = c->cfg.cpus,
+		.manual = c->cfg.manual,
+		.clock = c->cfg.clock,
+		.seed = c->cfg.seed + 1,
+		.fabric = c->cfg.fabric,
+		.notify = notify,
+		.notify_ctx = c,
+	};
+
+	return amst_open(&c->amst, &a, e);
+}
+
+static int say_hello(struct client *c, struct err *e)
+{
+	struct msg_hello h = {
+		.streams = c->cfg.streams,
+		.workers = c->cfg.workers,
+		.chunk = c->cfg.stage_chunk,
+		.sum = (uint8_t)c->cfg.sum,
+		.timeout_ms = (uint32_t)min_u64(c->cfg.timeout_ns / NS_PER_MS, UINT32_MAX),
+	};
+	int rc = client_call_msg(c, MSG_HELLO, &wire_hello, &h, &wire_hello_reply, &c->peer_hello, e);
+
+	c->agreed = rc == 0;
+	return rc;
+}
+
+static int alloc_client(struct client *c, struct err *e)
+{
+	c->call.out = malloc(WIRE_CTL_MAX);
+	c->reply = malloc(WIRE_CTL_MAX);
+	c->streams = calloc(c->cfg.streams, sizeof *c->streams);
+	if (!c->call.out || !c->reply || !c->streams)
+		return err_set(e, -ENOMEM, "no memory for a session of %u streams", c->cfg.streams);
+	return 0;
+}
+
+static void session_id(struct client *c)
+{
+	uint64_t state = c->cfg.seed;
+
+	/* A simulation must be repeatable; a session id must not be guessed. */
+	if (c->cfg.manual)
+		for (size_t i = 0; i < sizeof c->session; i++)
+			c->session[i] = (uint8_t)rng_next(&state);
+	else if (getrandom(c->session, sizeof c->session, 0) != sizeof c->session)
+		abort();
+}
+
+int client_open(struct client **out, const struct client_config *cfg, uint64_t *setup_ns, struct err *e)
+{
+	struct client *c = calloc(1, sizeof *c);
+	uint64_t start;
+	int rc;
+
+	if (!c)
+		return err_set(e, -ENOMEM, "no memory for a session");
+	c->cfg = *cfg;
+	c->fence = -1;
+	session_id(c);
+	start = conn_now(c);
+	rc = alloc_client(c, e);
+	if (rc == 0)
+		rc = open_ctl(c, e);
+	if (rc == 0)
+		rc = conn_open(c, e);
+	if (rc == 0)
+		rc = open_amst(c, e);
+	if (rc == 0)
+		rc = say_hello(c, e);
+	if (rc == 0)
+		rc = conn_streams(c, e);
+	if (rc < 0) {
+		client_close(c);
+		return rc;
+	}
+	if (setup_ns)
+		*setup_ns = conn_now(c) - start;
+	*out = c;
+	return 0;
+}
+
+static void say_bye(struct client *c)
+{
+	uint64_t until = conn_now(c) + NS_PER_S;
+
+	if (!c->agreed || c->ctl_state != CTL_UP || c->goodbye[0])
+		return;
+	/* An unanswered request, if there is one, is given up. */
+	c->call = (struct call){ .out = c->call.out, .busy = true, .id = ++c->next_id };
+	struct wcur w = wcur_init(c->call.out, WIRE_CTL_MAX);
+
+	wire_put_head(&w, MSG_BYE, c->call.id);
+	c->call.len = (uint32_t)(w.p - c->call.out);
+	while (!c->call.answered && c->ctl_state == CTL_UP && conn_now(c) < until)
+		if (client_turn(c, 10 * NS_PER_MS, NULL) < 0)
+			break;
+}
+
+void client_close(struct client *c)
+{
+	if (!c)
+		return;
+	c->closing = true;
+	if (c->ctl)
+		say_bye(c);
+	amst_close(c->amst);
+	if (c->ctl)
+		c->cfg.ops->close(c->ctl);
+	free(c->streams);
+	free(c->reply);
+	free(c->call.out);
+	free(c);
+}
+
+int client_turn(struct client *c, uint64_t wait_ns, struct err *e)
+{
+	bool any = conn_events(c);
+
+	conn_upkeep(c);
+	conn_flush(c);
+	if (!any) {
+		if (c->cfg.drive)
+			c->cfg.drive(c->cfg.drive_ctx);
+		else
+			c->cfg.ops->wait(c->ctl, wait_ns);
+	}
+	return conn_check(c, e);
+}
+
+const struct msg_hello_reply *client_peer(const struct client *c)
+{
+	return &c->peer_hello;
+}
+
+struct amst *client_amst(struct client *c)
+{
+	return c->amst;
+}
+
+unsigned client_streams_up(const struct client *c)
+{
+	return c->up;
+}
+
+uint64_t client_reconnects(const struct client *c)
+{
+	return c->reconnects;
+}
+
+uint64_t client_resumes(const struct client *c)
+{
+	return c->resumes;
+}
+
+/* ---- requests ---------------------------------------------------------------------------------- */
+
+static int parse_reply(struct client *c, uint16_t type, struct rcur *reply, struct err *e)
+{
+	char text[WIRE_TEXT];
+	struct msg_head h;
+	int32_t status;
+
+	*reply = rcur_init(c->reply, c->reply_len);
+	h = wire_get_head(reply);
+	status = (int32_t)get_u32(reply);
+	get_str(reply, text, sizeof text);
+	if (reply->bad || h.type != (type | WIRE_REPLY) || status > 0)
+		return err_set(e, -EPROTO, "%s sent an answer that this dwcp does not understand: install the same release on "
+			       "both hosts", c->cfg.target);
+	return status ? err_set(e, status, "%s: %s", c->cfg.target, text) : 0;
+}
+
+int client_call(struct client *c, uint16_t type, const void *fields, uint32_t len, struct rcur *reply, struct err *e)
+{
+	struct wcur w = wcur_init(c->call.out, WIRE_CTL_MAX);
+	uint64_t started = conn_now(c);
+	int rc;
+
+	c->call.busy = true;
+	c->call.sent = c->call.answered = false;
+	c->call.id = ++c->next_id;
+	wire_put_head(&w, type, c->call.id);
+	put_bytes(&w, fields, len);
+	if (w.bad)
+		return err_set(e, -EMSGSIZE, "a request of %u bytes is too long", len);
+	c->call.len = (uint32_t)(w.p - c->call.out);
+	while (!c->call.answered) {
+		rc = client_turn(c, 100 * NS_PER_MS, e);
+		if (rc < 0)
+			return rc;
+		if (c->lost_at)
+			started = conn_now(c); /* the resume has its own limit */
+		/* Making or hashing a large region there takes its time: the connection is alive, and so is the peer. */
+		if (!c->call.answered && conn_now(c) - started > 10 * c->cfg.timeout_ns)
+			return err_set(e, -ETIMEDOUT, "%s is connected, but does not answer a request: look at its load and log",
+				       c->cfg.target);
+	}
+	c->call.busy = false;
+	return parse_reply(c, type, reply, e);
+}
+
+int client_call_msg(struct client *c, uint16_t type, const struct wire_def *req_def, const void *req,
+		    const struct wire_def *rep_def, void *rep, struct err *e)
+{
+	uint8_t fields[512];
+	struct wcur w = wcur_init(fields, sizeof fields);
+	struct rcur in;
+	int rc;
+
+	if (req_def)
+		wire_put(&w, req_def, req);
+	rc = client_call(c, type, fields, (uint32_t)(w.p - fields), &in, e);
+	if (rc < 0 || !rep_def)
+		return rc;
+	wire_get(&in, rep_def, rep);
+	return in.bad ? err_set(e, -EPROTO, "%s sent a short answer: install the same dwcp release on both hosts",
+				c->cfg.target) : 0;
+}
+
+int client_region_make(struct client *c, uint32_t id, uint64_t bytes, uint64_t seed, struct be_token *token,
+		       enum huge_kind *pages, struct err *e)
+{
+	struct msg_region m = { .region = id, .bytes = bytes, .make = 1, .seed = seed };
+	struct msg_region_reply r;
+	int rc = client_call_msg(c, MSG_REGION, &wire_region, &m, &wire_region_reply, &r, e);
+
+	if (rc < 0)
+		return rc;
+	*token = (struct be_token){ .id = id, .key = r.key };
+	if (pages)
+		*pages = r.pages <= HUGE_NONE ? (enum huge_kind)r.pages : HUGE_NONE;
+	return 0;
+}
+
+/* Turns until *flag; bounded by the session's own limits. */
+static int wait_flag(struct client *c, const bool *flag, struct err *e)
+{
+	while (!*flag) {
+		int rc = client_turn(c, 100 * NS_PER_MS, e);
+
+		if (rc < 0)
+			return rc;
+	}
+	return 0;
+}
+
+int client_region_offer(struct client *c, uint32_t id, void *addr, uint64_t len, struct be_token *token, struct err *e)
+{
+	int rc;
+
+	c->region_added = false;
+	rc = amst_region_add(c->amst, id, addr, len);
+	if (rc == 0)
+		rc = wait_flag(c, &c->region_added, e);
+	if (rc == 0 && c->region_err)
+		rc = err_set(e, c->region_err, "cannot register %llu bytes for receiving: %s", (unsigned long long)len,
+			     strerror(-c->region_err));
+	if (rc == 0)
+		*token = c->region_token;
+	return rc;
+}
+
+int client_digest(struct client *c, uint32_t region, uint64_t offset, uint64_t bytes, struct digest128 *d, struct err *e)
+{
+	struct msg_digest m = { .region = region, .offset = offset, .bytes = bytes };
+	struct msg_digest_reply r;
+	int rc = client_call_msg(c, MSG_DIGEST, &wire_digest, &m, &wire_digest_reply, &r, e);
+
+	if (rc == 0)
+		*d = (struct digest128){ .lo = r.lo, .hi = r.hi };
+	return rc;
+}
+
+int client_info(struct client *c, struct msg_info *info, struct err *e)
+{
+	return client_call_msg(c, MSG_INFO, NULL, NULL, &wire_info, info, e);
+}
+
+/* ---- transfers --------------------------------------------------------------------------------- */
+
+/* What a transfer's waiting looks at besides the session: ticks, and whether anything moves. */
+struct watch {
+	const struct client_tick *tick;
+	uint64_t next, last_bytes, moved_at;
+};
+
+static struct watch watch_begin(struct client *c, const struct client_tick *tick)
+{
+	uint64_t now = conn_now(c);
+
+	return (struct watch){ .tick = tick, .next = now + TICK_NS, .moved_at = now };
+}
+
+/* 1: the caller wants to stop. */
+static int watch_turn(struct client *c, struct watch *w, uint64_t bytes, struct err *e)
+{
+	int rc = client_turn(c, TICK_NS, e);
+	uint64_t now = conn_now(c);
+
+	if (rc < 0)
+		return rc;
+	if (bytes != w->last_bytes || c->lost_at) {
+		w->last_bytes = bytes;
+		w->moved_at = now;
+	}
+	if (now - w->moved_at > c->cfg.timeout_ns)
+		return err_set(e, -ETIMEDOUT, "nothing moved to or from %s for the whole time-out: check the link and the peer's "
+			       "disk and load, or raise --timeout", c->cfg.target);
+	if (now < w->next)
+		return 0;
+	w->next = now + TICK_NS;
+	return w->tick && w->tick->fn && w->tick->fn(w->tick->ctx, now, bytes);
+}
+
+static int run_tx(struct client *c, struct amst_tx *tx, const struct client_tick *tick, struct err *e)
+{
+	struct watch w = watch_begin(c, tick);
+	int rc = 0;
+
+	c->tx_done = c->tx_ended = false;
+	rc = amst_tx_start(c->amst, tx);
+	while (rc >= 0 && !c->tx_done) {
+		rc = watch_turn(c, &w, __atomic_load_n(&tx->acked_bytes, __ATOMIC_RELAXED), e);
+		if (rc > 0)
+			amst_tx_stop(c->amst, tx);
+	}
+	if (tick && tick->fn)
+		tick->fn(tick->ctx, conn_now(c), __atomic_load_n(&tx->acked_bytes, __ATOMIC_RELAXED));
+	return rc < 0 ? rc : tx->status;
+}
+
+/* After a session is lost for good its workers must still let go of the transfer: the caller's memory is in use. */
+static void let_go(struct client *c, struct amst_tx *tx)
+{
+	struct amst_event ev;
+
+	if (c->tx_ended || amst_tx_end(c->amst, tx) < 0)
+		return;
+	while (!c->tx_ended) {
+		if (c->cfg.manual)
+			amst_step(c->amst);
+		if (c->cfg.manual && c->cfg.drive)
+			c->cfg.drive(c->cfg.drive_ctx);
+		while (amst_poll(c->amst, &ev))
+			if (ev.type == AMST_TX_ENDED)
+				c->tx_ended = true;
+		if (!c->tx_ended && !c->cfg.manual)
+			c->cfg.ops->wait(c->ctl, 10 * NS_PER_MS);
+	}
+}
+
+static int end_tx(struct client *c, struct amst_tx *tx, struct msg_xfer_result *result, struct err *e)
+{
+	struct msg_xfer_end end = { .chunks = tx->acked };
+	int rc = amst_tx_end(c->amst, tx);
+
+	if (rc == 0)
+		rc = wait_flag(c, &c->tx_ended, e);
+	if (rc == 0)
+		rc = client_call_msg(c, MSG_XFER_END, &wire_xfer_end, &end, &wire_xfer_result, result, e);
+	if (rc < 0)
+		return rc;
+	if (!tx->status && (!result->whole || result->placed < tx->acked))
+		return err_set(e, -EBADMSG, "%s did not get everything (%llu of %llu chunks): please report this as a bug",
+			       c->cfg.target, (unsigned long long)result->placed, (unsigned long long)tx->acked);
+	return 0;
+}
+
+int client_transfer(struct client *c, struct amst_tx *tx, enum xfer_kind kind, const struct client_tick *tick,
+		    struct msg_xfer_result *result, struct err *e)
+{
+	struct msg_xfer_begin begin = { .kind = (uint8_t)kind, .sum = (uint8_t)tx->sum, .chunk = tx->chunk };
+	struct msg_xfer_result r = { 0 };
+	struct err why = { 0 };
+	int rc, rc_end;
+
+	tx->id = ++c->next_transfer;
+	rc = amst_tx_prepare(tx, c->cfg.streams, e);
+	if (rc < 0)
+		return rc;
+	begin.chunks = tx->pass_chunks;
+	{
+		uint8_t fields[64];
+		struct wcur w = wcur_init(fields, sizeof fields);
+		struct rcur in;
+
+		put_u32(&w, tx->id);
+		wire_put(&w, &wire_xfer_begin, &begin);
+		rc = client_call(c, MSG_XFER_BEGIN, fields, (uint32_t)(w.p - fields), &in, e);
+	}
+	if (rc == 0) {
+		rc = run_tx(c, tx, tick, &why);
+		rc_end = end_tx(c, tx, &r, rc < 0 ? NULL : e);
+		if (rc < 0 && rc == tx->status)
+			err_set(e, rc, "%s", strerror(-rc)); /* the caller knows what object status_object is */
+		else if (rc < 0 && e)
+			*e = why;
+		else
+			rc = rc_end;
+		let_go(c, tx);
+	}
+	amst_tx_free(tx);
+	if (result)
+		*result = r;
+	return rc;
+}
+
+int client_pull(struct client *c, uint32_t from, uint32_t to, struct be_token to_token, uint64_t to_bytes,
+		uint64_t bytes, uint64_t passes, uint32_t chunk, const struct client_tick *tick,
+		struct msg_pull_result *result, struct err *e)
+{
+	struct amst_rx rx = { .id = ++c->next_transfer, .sum = c->cfg.sum };
+	struct watch w = watch_begin(c, tick);
+	struct amst_counters base, now;
+	struct be_counters b;
+	struct msg_pull m = { .region = from, .to = to, .to_key = to_token.key, .to_bytes = to_bytes, .bytes = bytes,
+			      .passes = passes, .chunk = chunk, .sum = (uint8_t)c->cfg.sum };
+	uint8_t fields[128];
+	struct wcur out = wcur_init(fields, sizeof fields);
+	struct rcur in;
+	bool stop = false, done = false;
+	int rc, rc2;
+
+	if (!chunk)
+		return err_set(e, -EINVAL, "a transfer needs a chunk size");
+	rc = amst_rx_prepare(&rx, div_up_u64(bytes, chunk), e);
+	if (rc < 0)
+		return rc;
+	amst_counters(c->amst, &base, &b);
+	c->rx_ready = c->rx_ended = false;
+	rc = amst_rx_start(c->amst, &rx);
+	if (rc == 0)
+		rc = wait_flag(c, &c->rx_ready, e);
+	put_u32(&out, rx.id);
+	wire_put(&out, &wire_pull, &m);
+	if (rc == 0)
+		rc = client_call(c, MSG_PULL, fields, (uint32_t)(out.p - fields), &in, e);
+	/* Bytes that arrive are the sign of life; the answer to PULL_WAIT says that everything was acknowledged. */
+	while (rc == 0 && !done) {
+		amst_counters(c->amst, &now, &b);
+		rc = watch_turn(c, &w, now.bytes_placed - base.bytes_placed, e);
+		stop |= rc > 0;
+		if (rc > 0)
+			rc = client_call(c, MSG_PULL_STOP, NULL, 0, &in, e);
+		done = stop || (passes != UINT64_MAX && now.chunks_placed - base.chunks_placed >= rx.pass_chunks * passes);
+	}
+	if (rc == 0)
+		rc = client_call_msg(c, MSG_PULL_WAIT, NULL, NULL, &wire_pull_result, result, e);
+	if (tick && tick->fn) {
+		amst_counters(c->amst, &now, &b);
+		tick->fn(tick->ctx, conn_now(c), now.bytes_placed - base.bytes_placed);
+	}
+	rc2 = amst_rx_end(c->amst, &rx);
+	if (rc2 == 0)
+		while (!c->rx_ended) {
+			conn_events(c);
+			if (c->cfg.manual && c->cfg.drive)
+				c->cfg.drive(c->cfg.drive_ctx);
+			else if (!c->rx_ended)
+				c->cfg.ops->wait(c->ctl, 10 * NS_PER_MS);
+		}
+	if (rc == 0 && rx.placed < result->chunks)
+		rc = err_set(e, -EBADMSG, "%llu of %llu chunks from %s arrived whole: please report this as a bug",
+			     (unsigned long long)rx.placed, (unsigned long long)result->chunks, c->cfg.target);
+	amst_rx_free(&rx);
+	return rc;
+}

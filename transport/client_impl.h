@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: MIT */
+/* Private to client.c and client_conn.c. */
+#ifndef DWCP_TRANSPORT_CLIENT_IMPL_H
+#define DWCP_TRANSPORT_CLIENT_IMPL_H
+
+#include "transport/client.h"
+
+/* A data stream as the session sees it.
+ *
+ *   idle ─connect─► connecting ─UP─► up
+ *                       │            │
+ *                       └── DOWN ────┴──► lost ─fence answered─► waiting ─back-off over─► connecting
+ */
+enum cs_state { CS_IDLE, CS_CONNECTING, CS_UP, CS_LOST, CS_WAITING };
+
+struct cstream {
+	enum cs_state state;
+	uint32_t incarnation;
+	uint32_t fails;    /* in a row */
+	uint64_t retry_at;
+};
+
+/* One request that waits for its answer; `out` is kept to be sent again after a resume. */
+struct call {
+	bool busy, sent, answered;
+	uint32_t id;
+	uint32_t len;
+	uint8_t *out;
+};
+
+enum ctl_state { CTL_NONE, CTL_CONNECTING, CTL_UP, CTL_LOST };
+
+struct client {
+	struct client_config cfg;
+	uint8_t session[16];
+	struct be_addr peer; /* the one of cfg.addrs that answered */
+
+	struct be *ctl;
+	be_stream ctl_stream;
+	enum ctl_state ctl_state;
+	int ctl_err;
+	uint8_t ctl_reply[BE_PREAMBLE]; /* of a refusal, or a stranger's first bytes */
+	uint32_t ctl_reply_len;
+	uint64_t lost_at, resume_at;
+	bool closing, established;
+	bool agreed;     /* HELLO was answered: the session can be resumed */
+	char goodbye[WIRE_TEXT];
+
+	struct call call;
+	uint32_t next_id;
+	uint8_t *reply; /* of `call`: a copy of the frame */
+	uint32_t reply_len;
+
+	int32_t fence;  /* stream whose STREAM_DOWN is unanswered, or -1 */
+	uint32_t fence_id;
+	bool fence_sent;
+
+	struct amst *amst;
+	struct cstream *streams;
+	unsigned up;
+	unsigned open_streams; /* not yet DOWN at the worker: connecting or up */
+	int stream_err;        /* of the last stream that went down */
+	uint8_t stream_reply[BE_PREAMBLE];
+	bool stream_refused;
+	uint64_t none_up_since;
+
+	struct msg_hello_reply peer_hello;
+	uint64_t reconnects, resumes;
+
+	/* outcomes of amst commands that somebody waits for */
+	bool tx_done, tx_ended, rx_ready, rx_ended, region_added, sampled;
+	int region_err;
+	struct be_token region_token;
+	uint32_t next_transfer;
+};
+
+/* client_conn.c */
+int conn_open(struct client *c, struct err *e);
+int conn_check(struct client *c, struct err *e);
+bool conn_events(struct client *c);
+void conn_upkeep(struct client *c);
+void conn_flush(struct client *c);
+int conn_streams(struct client *c, struct err *e);
+bool conn_interrupted(const struct client *c);
+uint64_t conn_now(const struct client *c);
+
+#endif
