@@ -66,8 +66,8 @@ static int populate(void *addr, size_t len, size_t page)
 static int map_hugetlb(struct hugebuf *b, size_t len, bool prefault)
 {
 	size_t mapped = (len + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1);
-	void *p = mmap(NULL, mapped, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB, -1, 0);
+	void *p = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB,
+		       -1, 0);
 
 	if (p == MAP_FAILED)
 		return -errno;
@@ -140,7 +140,8 @@ int hugebuf_alloc(struct hugebuf *b, size_t len, bool prefault, struct err *e)
 			munmap(new.addr, new.mapped);
 	}
 	if (rc)
-		return err_set(e, rc, "allocating a buffer of %s: %s; free memory, raise ulimit -v or use a smaller size",
+		return err_set(e, rc,
+			       "allocating a buffer of %s: %s; free memory, raise ulimit -v or use a smaller size",
 			       format_size(size, sizeof size, len), strerror(-rc));
 	*b = new;
 	return 0;

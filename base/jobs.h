@@ -23,7 +23,7 @@ struct job {
 /* At most `capacity` jobs are accepted and not yet taken back. wake(wake_ctx), unless NULL, is called in
  * the background thread after each job. */
 int jobs_open(struct jobs **out, uint32_t capacity, bool thread, void (*wake)(void *), void *wake_ctx, struct err *e);
-void jobs_close(struct jobs *j); /* runs what was accepted, then ends the thread; NULL is fine */
+void jobs_close(struct jobs *j);                 /* runs what was accepted, then ends the thread; NULL is fine */
 bool jobs_add(struct jobs *j, struct job job);   /* false: full, try again later */
 bool jobs_done(struct jobs *j, struct job *job); /* one finished job, in order; false: none */
 

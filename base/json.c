@@ -61,8 +61,9 @@ static json_t *environment(void)
 	strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", &tm);
 	/* a name that is not UTF-8 becomes null */
 	return json_pack("{s:o?, s:o?, s:o?, s:I, s:s, s:s, s:s}", "host", json_string(u.nodename), "kernel",
-			 json_string(kernel), "cpu", json_string(cpu), "cpus", (json_int_t)sysconf(_SC_NPROCESSORS_ONLN),
-			 "commit", DWCP_COMMIT, "compiler", COMPILER, "date", date);
+			 json_string(kernel), "cpu", json_string(cpu), "cpus",
+			 (json_int_t)sysconf(_SC_NPROCESSORS_ONLN), "commit", DWCP_COMMIT, "compiler", COMPILER, "date",
+			 date);
 }
 
 json_t *json_result(const char *command, bool measured)

@@ -265,8 +265,7 @@ static int store_f64(double *field, const struct opt *row, const char *value, bo
 	return 0;
 }
 
-int opt_store(const struct opt_group *group, const struct opt *row, const char *value, const char *where,
-	      struct err *e)
+int opt_store(const struct opt_group *group, const struct opt *row, const char *value, const char *where, struct err *e)
 {
 	void *field = (char *)group->base + row->offset;
 	bool is_auto = row->auto_ok && strcmp(value, "auto") == 0;

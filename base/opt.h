@@ -36,8 +36,8 @@ struct opt {
 	bool auto_ok;               /* `auto` is a value and stores 0 */
 	const char *optional_value; /* the value of a bare `--name` (e.g. --json), or NULL */
 	const char *const *values;  /* OPT_ENUM: NULL-terminated names */
-	const char *unit;           /* shown in help where the type does not tell; the placeholder of OPT_STR; or NULL */
-	const char *help;           /* one line, lower case, no full stop */
+	const char *unit; /* shown in help where the type does not tell; the placeholder of OPT_STR; or NULL */
+	const char *help; /* one line, lower case, no full stop */
 };
 
 /* One module's table bound to one option struct. */

@@ -32,8 +32,8 @@ char *opt_values(const struct opt *row, const char *separator, const char *last,
 char *opt_syntax(const struct opt *row, char *buf, size_t cap)
 {
 	static const char *const words[] = {
-		[OPT_BOOL] = "", [OPT_U32] = "N",    [OPT_SIZE] = "SIZE", [OPT_RATE] = "RATE", [OPT_TIME] = "TIME",
-		[OPT_F64] = "X", [OPT_ENUM] = "NAME", [OPT_STR] = "TEXT",
+		[OPT_BOOL] = "",     [OPT_U32] = "N", [OPT_SIZE] = "SIZE", [OPT_RATE] = "RATE",
+		[OPT_TIME] = "TIME", [OPT_F64] = "X", [OPT_ENUM] = "NAME", [OPT_STR] = "TEXT",
 	};
 	const char *word = words[row->type];
 
@@ -59,7 +59,10 @@ static void put_limit(enum opt_type type, uint64_t v, char *buf, size_t cap)
 		rc = parse_time(format_time(buf, cap, v), &back);
 	if (rc || back != v)
 		snprintf(buf, cap, "%" PRIu64 "%s", v,
-			 type == OPT_TIME ? " ns" : type == OPT_SIZE ? " B" : type == OPT_RATE ? " bps" : "");
+			 type == OPT_TIME   ? " ns"
+			 : type == OPT_SIZE ? " B"
+			 : type == OPT_RATE ? " bps"
+					    : "");
 }
 
 char *opt_range(const struct opt *row, char *buf, size_t cap)
@@ -110,8 +113,8 @@ static void flag_text(const struct opt *row, char *buf, size_t cap)
 {
 	char syntax[96];
 	char letter[8] = "    ";
-	bool on = row->type == OPT_BOOL && row->def && (strcmp(row->def, "yes") == 0 || strcmp(row->def, "true") == 0 ||
-							strcmp(row->def, "on") == 0);
+	bool on = row->type == OPT_BOOL && row->def &&
+		  (strcmp(row->def, "yes") == 0 || strcmp(row->def, "true") == 0 || strcmp(row->def, "on") == 0);
 
 	if (row->letter)
 		snprintf(letter, sizeof letter, "-%c, ", row->letter);

@@ -117,8 +117,13 @@ int parse_rate(const char *s, uint64_t *bits_per_s)
 int parse_time(const char *s, uint64_t *ns)
 {
 	static const struct unit units[] = {
-		{ "ns", 1 },		 { "us", NS_PER_US },	    { "ms", NS_PER_MS },      { "s", NS_PER_S },
-		{ "m", 60 * NS_PER_S }, { "min", 60 * NS_PER_S }, { "h", 3600 * NS_PER_S },
+		{ "ns", 1 },
+		{ "us", NS_PER_US },
+		{ "ms", NS_PER_MS },
+		{ "s", NS_PER_S },
+		{ "m", 60 * NS_PER_S },
+		{ "min", 60 * NS_PER_S },
+		{ "h", 3600 * NS_PER_S },
 	};
 
 	return parse_scaled(s, units, ARRAY_LEN(units), NS_PER_S, ns);

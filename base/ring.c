@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SPSC_MAX (1u << 31) /* free-running 32-bit counters tell full from empty up to here */
+#define SPSC_MAX (1u << 31)    /* free-running 32-bit counters tell full from empty up to here */
+#define BYTES_MAX (1ull << 36) /* more is a slip: not even tried */
 
 static uint64_t pow2_at_least(uint64_t v)
 {
@@ -13,10 +14,10 @@ static uint64_t pow2_at_least(uint64_t v)
 
 int spsc_init(struct spsc *r, uint32_t capacity, uint32_t item_bytes)
 {
-	uint64_t slots = pow2_at_least(capacity), bytes;
+	uint64_t slots = pow2_at_least(capacity), bytes = slots * item_bytes; /* at most 2^32 times 2^32 - 1 */
 
 	memset(r, 0, sizeof *r);
-	if (slots > SPSC_MAX || __builtin_mul_overflow(slots, item_bytes, &bytes))
+	if (slots > SPSC_MAX || bytes > BYTES_MAX)
 		return -ENOMEM;
 	bytes = (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
 	r->slots = aligned_alloc(CACHE_LINE, bytes ? bytes : CACHE_LINE);
@@ -80,11 +81,10 @@ int mpmc_init(struct mpmc *r, uint64_t capacity)
 	uint64_t n, bytes;
 
 	memset(r, 0, sizeof *r);
-	if (capacity > 1ull << 62)
+	if (capacity > BYTES_MAX / sizeof *r->cells)
 		return -ENOMEM;
 	n = pow2_at_least(capacity < 2 ? 2 : capacity);
-	if (__builtin_mul_overflow(n, sizeof *r->cells, &bytes))
-		return -ENOMEM;
+	bytes = n * sizeof *r->cells;
 	r->cells = aligned_alloc(CACHE_LINE, (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
 	if (!r->cells)
 		return -ENOMEM;
