@@ -166,10 +166,17 @@ int source_open(struct source_file *f, const struct source_entry *entry, struct 
 		return store_fail(e, rc, "read", entry->path);
 	}
 	*f = (struct source_file){
-		.fd = fd, .entry = entry, .dev = st.st_dev, .ino = st.st_ino,
-		.size = (uint64_t)st.st_size, .data_bytes = data_bytes, .mode = st.st_mode & 0777,
-		.mtime_s = st.st_mtim.tv_sec, .mtime_ns = (uint32_t)st.st_mtim.tv_nsec,
-		.ctime_s = st.st_ctim.tv_sec, .ctime_ns = (uint32_t)st.st_ctim.tv_nsec,
+		.fd = fd,
+		.entry = entry,
+		.dev = st.st_dev,
+		.ino = st.st_ino,
+		.size = (uint64_t)st.st_size,
+		.data_bytes = data_bytes,
+		.mode = st.st_mode & 0777,
+		.mtime_s = st.st_mtim.tv_sec,
+		.mtime_ns = (uint32_t)st.st_mtim.tv_nsec,
+		.ctime_s = st.st_ctim.tv_sec,
+		.ctime_ns = (uint32_t)st.st_ctim.tv_nsec,
 	};
 	return 0;
 }
@@ -184,9 +191,12 @@ void source_close(struct source_file *f)
 void source_spec(const struct source_entry *entry, const struct source_file *f, bool resume, struct store_spec *out)
 {
 	*out = (struct store_spec){
-		.kind = (uint8_t)entry->kind, .resume = resume,
-		.mode = f ? f->mode : entry->mode, .size = f ? f->size : entry->size,
-		.mtime_s = f ? f->mtime_s : entry->mtime_s, .mtime_ns = f ? f->mtime_ns : entry->mtime_ns,
+		.kind = (uint8_t)entry->kind,
+		.resume = resume,
+		.mode = f ? f->mode : entry->mode,
+		.size = f ? f->size : entry->size,
+		.mtime_s = f ? f->mtime_s : entry->mtime_s,
+		.mtime_ns = f ? f->mtime_ns : entry->mtime_ns,
 		.data_bytes = f ? f->data_bytes : entry->data_bytes,
 	};
 	snprintf(out->name, sizeof out->name, "%s", entry->name);

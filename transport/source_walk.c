@@ -268,7 +268,9 @@ static struct place operand_place(const char *operand, bool *contents)
 	if (base == len || (len - base == 1 && operand[base] == '.') ||
 	    (len - base == 2 && operand[base] == '.' && operand[base + 1] == '.'))
 		*contents = true;
-	return (struct place){ .dir = operand, .dir_len = len, .operand_len = len,
+	return (struct place){ .dir = operand,
+			       .dir_len = len,
+			       .operand_len = len,
 			       .name_at = *contents ? len + (operand[len - 1] != '/') : base };
 }
 
@@ -310,7 +312,9 @@ static int walk_operand(struct source_list *l, const char *operand, bool recursi
 
 		if (v->kind != STORE_DIR)
 			continue;
-		p = (struct place){ .dir = v->path, .dir_len = strlen(v->path), .operand_len = v->operand_len,
+		p = (struct place){ .dir = v->path,
+				    .dir_len = strlen(v->path),
+				    .operand_len = v->operand_len,
 				    .name_at = (size_t)(v->name - v->path) };
 		rc = list_folder(l, &p, e);
 	}

@@ -45,7 +45,8 @@ int store_open(struct store **out, const char *dir, struct err *e)
 	}
 	rc = store_open_at(root, ".", O_PATH | O_DIRECTORY, 0);
 	if (rc < 0) {
-		rc = err_set(e, rc, "openat2(2) does not work here, which keeps received files inside the store; "
+		rc = err_set(e, rc,
+			     "openat2(2) does not work here, which keeps received files inside the store; "
 			     "use Linux 5.6 or newer and a container profile that allows it");
 		goto out;
 	}
@@ -111,8 +112,10 @@ static int spec_check(const struct store_spec *spec, struct err *e)
 	if (spec->kind != STORE_FILE && spec->kind != STORE_DIR)
 		return err_set(e, -EINVAL, "entry of unknown kind %u; use the same version on both sides", spec->kind);
 	if (spec->mtime_ns >= 1000000000)
-		return err_set(e, -EINVAL, "modification time with %u ns is not valid; use the same version on "
-			       "both sides", spec->mtime_ns);
+		return err_set(e, -EINVAL,
+			       "modification time with %u ns is not valid; use the same version on "
+			       "both sides",
+			       spec->mtime_ns);
 	if (spec->size > INT64_MAX)
 		return store_fail(e, -EFBIG, "begin", spec->name);
 	return 0;
@@ -172,8 +175,7 @@ static int finish_folder(struct store_file *f, bool sync, struct err *e)
 	return rc;
 }
 
-int store_begin(struct store *s, const struct store_spec *spec, struct store_file **out, uint64_t *have,
-		struct err *e)
+int store_begin(struct store *s, const struct store_spec *spec, struct store_file **out, uint64_t *have, struct err *e)
 {
 	struct store_file *f = NULL;
 	uint64_t found = 0;
@@ -263,9 +265,11 @@ int store_hash(struct store_file *f, uint64_t first, uint32_t n, struct digest12
 	int rc = 0;
 
 	if (n > blocks || first > blocks - n)
-		return err_set(e, -EINVAL, "blocks %llu to +%u lie outside \"%s\", which has %llu; use the same "
-			       "version on both sides", (unsigned long long)first, n,
-			       store_name_show(shown, sizeof shown, f->name), (unsigned long long)blocks);
+		return err_set(e, -EINVAL,
+			       "blocks %llu to +%u lie outside \"%s\", which has %llu; use the same "
+			       "version on both sides",
+			       (unsigned long long)first, n, store_name_show(shown, sizeof shown, f->name),
+			       (unsigned long long)blocks);
 	if (!f->block)
 		f->block = malloc(STORE_BLOCK);
 	if (!f->block)

@@ -42,10 +42,10 @@ struct store_spec {
 	char name[STORE_NAME_MAX];
 	uint8_t kind;
 	bool resume;
-	uint32_t mode;      /* permission bits; set-uid, set-gid and sticky are dropped */
+	uint32_t mode; /* permission bits; set-uid, set-gid and sticky are dropped */
 	uint64_t size;
 	int64_t mtime_s;
-	uint32_t mtime_ns;  /* < 1,000,000,000 */
+	uint32_t mtime_ns;   /* < 1,000,000,000 */
 	uint64_t data_bytes; /* bytes that will be sent at most (size less holes): checked against free space */
 };
 
@@ -76,8 +76,7 @@ char *store_name_show(char *buf, size_t cap, const char *name);
  * device, socket or fifo: -EEXIST. Not enough free space for data_bytes less what the part already holds: -ENOSPC.
  * Sets the part file's size (sparse). May copy a file: not for a thread that serves connections.
  */
-int store_begin(struct store *s, const struct store_spec *spec, struct store_file **out, uint64_t *have,
-		struct err *e);
+int store_begin(struct store *s, const struct store_spec *spec, struct store_file **out, uint64_t *have, struct err *e);
 
 /* Writes whole or fails (-ENOSPC, -EIO, -EFBIG…; -EINVAL outside the file's size). Data path: no log, no
  * allocation. */

@@ -142,9 +142,11 @@ static int room_check(const struct part *p, uint64_t data_bytes, struct err *e)
 	/* A file system without a limit of its own says that it has no blocks at all. */
 	if (!vfs.f_blocks || need <= room)
 		return 0;
-	return err_set(e, -ENOSPC, "\"%s\" needs %llu bytes more, the store's file system has %llu free; "
-		       "free some space there or use another folder", store_name_show(shown, sizeof shown, p->name),
-		       (unsigned long long)need, (unsigned long long)room);
+	return err_set(e, -ENOSPC,
+		       "\"%s\" needs %llu bytes more, the store's file system has %llu free; "
+		       "free some space there or use another folder",
+		       store_name_show(shown, sizeof shown, p->name), (unsigned long long)need,
+		       (unsigned long long)room);
 }
 
 static int copy_range(int from, int to, off_t at, off_t end)
@@ -211,8 +213,7 @@ out:
 	return rc;
 }
 
-static int part_prepare(struct part *p, uint64_t size, uint64_t data_bytes, bool resume, uint64_t *have,
-			struct err *e)
+static int part_prepare(struct part *p, uint64_t size, uint64_t data_bytes, bool resume, uint64_t *have, struct err *e)
 {
 	uint64_t keep = 0;
 	struct stat st;
@@ -246,8 +247,7 @@ void part_remove(const struct part *p)
 		unlinkat(p->parent, p->file, 0);
 }
 
-int part_begin(struct part *p, int root, uint64_t size, uint64_t data_bytes, bool resume, uint64_t *have,
-	       struct err *e)
+int part_begin(struct part *p, int root, uint64_t size, uint64_t data_bytes, bool resume, uint64_t *have, struct err *e)
 {
 	int rc;
 

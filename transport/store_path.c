@@ -71,8 +71,10 @@ int store_name_check(const char *name, struct err *e)
 	if (!len)
 		return err_set(e, -EINVAL, "a file name is empty; give the file a name");
 	if (len == STORE_NAME_MAX)
-		return err_set(e, -ENAMETOOLONG, "file name \"%s\" is longer than %d bytes; send from a folder "
-			       "further down", shown, STORE_NAME_MAX - 1);
+		return err_set(e, -ENAMETOOLONG,
+			       "file name \"%s\" is longer than %d bytes; send from a folder "
+			       "further down",
+			       shown, STORE_NAME_MAX - 1);
 	while (at <= len) {
 		size_t n = strcspn(name + at, "/");
 		const char *fault = component_fault(name + at, n);
@@ -80,8 +82,10 @@ int store_name_check(const char *name, struct err *e)
 		if (fault)
 			return err_set(e, -EINVAL, "file name \"%s\" is refused: %s; rename the file", shown, fault);
 		if (n > NAME_MAX)
-			return err_set(e, -ENAMETOOLONG, "file name \"%s\" has a component of %zu bytes, %d are "
-				       "allowed; rename the file", shown, n, NAME_MAX);
+			return err_set(e, -ENAMETOOLONG,
+				       "file name \"%s\" has a component of %zu bytes, %d are "
+				       "allowed; rename the file",
+				       shown, n, NAME_MAX);
 		at += n + 1;
 	}
 	return 0;
