@@ -37,4 +37,18 @@ static inline uint64_t rng_next(uint64_t *state)
 	return z ^ (z >> 31);
 }
 
+/* Fills memory with what rng_next gives for the seed: incompressible, repeatable content. */
+static inline void rng_fill(void *out, size_t len, uint64_t seed)
+{
+	uint8_t *p = out;
+
+	for (; len >= 8; len -= 8, p += 8) {
+		uint64_t v = rng_next(&seed);
+
+		__builtin_memcpy(p, &v, 8);
+	}
+	for (uint64_t v = rng_next(&seed); len; len--, v >>= 8)
+		*p++ = (uint8_t)v;
+}
+
 #endif

@@ -328,8 +328,9 @@ int amst_tx_start(struct amst *a, struct amst_tx *tx)
 
 int amst_tx_end(struct amst *a, struct amst_tx *tx)
 {
-	(void)tx;
-	return command_all(a, &(struct wcmd){ .type = CMD_TX_END }, &a->tx_end);
+	if (a->tx_end.left)
+		return 0;
+	return command_all(a, &(struct wcmd){ .type = CMD_TX_END, .id = tx->id }, &a->tx_end);
 }
 
 int amst_rx_start(struct amst *a, struct amst_rx *rx)

@@ -177,7 +177,8 @@ int amst_source_add(struct amst *a, const void *addr, uint64_t len);
 int amst_tx_start(struct amst *a, struct amst_tx *tx); /* one at a time */
 /* No chunk is taken any more; what is under way is finished: TX_DONE follows. */
 void amst_tx_stop(struct amst *a, struct amst_tx *tx);
-/* Makes every worker let go: streams that still have chunks of it under way are closed. → TX_ENDED. */
+/* Makes every worker let go: streams that still have chunks of it under way are closed. → TX_ENDED.
+ * Harmless when asked twice. */
 int amst_tx_end(struct amst *a, struct amst_tx *tx);
 int amst_rx_start(struct amst *a, struct amst_rx *rx);
 int amst_rx_end(struct amst *a, struct amst_rx *rx);

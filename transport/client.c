@@ -271,7 +271,7 @@ int client_call_msg(struct client *c, uint16_t type, const struct wire_def *req_
 int client_region_make(struct client *c, uint32_t id, uint64_t bytes, uint64_t seed, struct be_token *token,
 		       enum huge_kind *pages, struct err *e)
 {
-	struct msg_region m = { .region = id, .bytes = bytes, .make = 1, .seed = seed };
+	struct msg_region m = { .region = id, .bytes = bytes, .seed = seed };
 	struct msg_region_reply r;
 	int rc = client_call_msg(c, MSG_REGION, &wire_region, &m, &wire_region_reply, &r, e);
 
@@ -380,21 +380,19 @@ static int run_tx(struct client *c, struct amst_tx *tx, const struct client_tick
 	return rc < 0 ? rc : tx->status;
 }
 
-/* After a session is lost for good its workers must still let go of the transfer: the caller's memory is in use. */
+/* Workers must let go of the transfer before its memory may be freed, also when the session is lost. */
 static void let_go(struct client *c, struct amst_tx *tx)
 {
 	struct amst_event ev;
 
-	if (c->tx_ended || amst_tx_end(c->amst, tx) < 0)
-		return;
 	while (!c->tx_ended) {
+		amst_tx_end(c->amst, tx);
 		if (c->cfg.manual)
 			amst_step(c->amst);
 		if (c->cfg.manual && c->cfg.drive)
 			c->cfg.drive(c->cfg.drive_ctx);
 		while (amst_poll(c->amst, &ev))
-			if (ev.type == AMST_TX_ENDED)
-				c->tx_ended = true;
+			conn_amst_event(c, &ev);
 		if (!c->tx_ended && !c->cfg.manual)
 			c->cfg.ops->wait(c->ctl, 10 * NS_PER_MS);
 	}
@@ -510,6 +508,8 @@ int client_pull(struct client *c, uint32_t from, uint32_t to, struct be_token to
 			else if (!c->rx_ended)
 				c->cfg.ops->wait(c->ctl, 10 * NS_PER_MS);
 		}
+	if (rc == 0 && result->status)
+		rc = err_set(e, result->status, "%s could not send its region: %s", c->cfg.target, strerror(-result->status));
 	if (rc == 0 && rx.placed < result->chunks)
 		rc = err_set(e, -EBADMSG, "%llu of %llu chunks from %s arrived whole: please report this as a bug",
 			     (unsigned long long)rx.placed, (unsigned long long)result->chunks, c->cfg.target);

@@ -242,7 +242,7 @@ static void stream_down(struct client *c, struct cstream *s, const struct amst_e
 	memcpy(c->stream_reply, ev->reply, sizeof c->stream_reply);
 }
 
-static void amst_event_in(struct client *c, const struct amst_event *ev)
+void conn_amst_event(struct client *c, const struct amst_event *ev)
 {
 	switch (ev->type) {
 	case AMST_STREAM_UP:
@@ -292,7 +292,7 @@ bool conn_events(struct client *c)
 	if (c->amst && c->cfg.manual)
 		any |= amst_step(c->amst);
 	while (c->amst && amst_poll(c->amst, &aev)) {
-		amst_event_in(c, &aev);
+		conn_amst_event(c, &aev);
 		any = true;
 	}
 	return any;

@@ -78,6 +78,7 @@ struct client {
 int conn_open(struct client *c, struct err *e);
 int conn_check(struct client *c, struct err *e);
 bool conn_events(struct client *c);
+void conn_amst_event(struct client *c, const struct amst_event *ev);
 void conn_upkeep(struct client *c);
 void conn_flush(struct client *c);
 int conn_streams(struct client *c, struct err *e);

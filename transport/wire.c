@@ -130,7 +130,7 @@ DEF(wire_hello_reply, T, F(W_U32, T, workers), F(W_U32, T, cpus), F(W_U64, T, me
     F(W_STR, T, host), F(W_STR, T, release), F(W_U16, T, ext_len));
 #undef T
 #define T struct msg_region
-DEF(wire_region, T, F(W_U32, T, region), F(W_U64, T, bytes), F(W_U8, T, make), F(W_U64, T, key), F(W_U64, T, seed));
+DEF(wire_region, T, F(W_U32, T, region), F(W_U64, T, bytes), F(W_U64, T, seed));
 #undef T
 #define T struct msg_region_reply
 DEF(wire_region_reply, T, F(W_U64, T, key), F(W_U8, T, pages));
@@ -150,7 +150,7 @@ DEF(wire_pull, T, F(W_U32, T, region), F(W_U32, T, to), F(W_U64, T, to_key), F(W
     F(W_U64, T, passes), F(W_U32, T, chunk), F(W_U8, T, sum));
 #undef T
 #define T struct msg_pull_result
-DEF(wire_pull_result, T, F(W_U64, T, chunks), F(W_U64, T, bytes), F(W_U64, T, bad), F(W_U64, T, setup_ns));
+DEF(wire_pull_result, T, F(W_U64, T, chunks), F(W_U64, T, bytes), F(W_U64, T, refused), F(W_U32, T, status));
 #undef T
 #define T struct msg_digest
 DEF(wire_digest, T, F(W_U32, T, region), F(W_U64, T, offset), F(W_U64, T, bytes));

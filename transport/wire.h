@@ -74,10 +74,10 @@ enum wire_type {
 	MSG_CHUNK,      /* a staged chunk: fields, then the payload */
 	/* control stream, client to server; each is answered */
 	MSG_HELLO = 16,
-	MSG_REGION,      /* make (forward) or announce (reverse) a region */
-	MSG_XFER_BEGIN,  /* prepare to receive a transfer */
+	MSG_REGION,      /* make a region */
+	MSG_XFER_BEGIN,  /* transfer u32 and fields: prepare to receive it */
 	MSG_XFER_END,    /* every chunk is acknowledged: what did you get? */
-	MSG_PULL,        /* send me a region of yours (reverse) */
+	MSG_PULL,        /* transfer u32 and fields: send me a region of yours (reverse) */
 	MSG_PULL_WAIT,   /* answered when that transfer has ended */
 	MSG_PULL_STOP,   /* end it early, in order */
 	MSG_DIGEST,      /* XXH3-128 of part of a region */
@@ -140,9 +140,7 @@ struct msg_hello_reply {
 struct msg_region {
 	uint32_t region;
 	uint64_t bytes;
-	uint8_t make;  /* 1: allocate it there; 0: it is here, see key */
-	uint64_t key;
-	uint64_t seed; /* make: fill with this seed's pattern unless 0 (reverse needs content) */
+	uint64_t seed; /* filled with rng_fill(seed) unless 0 (reverse needs content) */
 };
 
 struct msg_region_reply {
@@ -183,8 +181,8 @@ struct msg_pull {
 };
 
 struct msg_pull_result {
-	uint64_t chunks, bytes, bad;
-	uint64_t setup_ns;
+	uint64_t chunks, bytes, refused;
+	int32_t status;
 };
 
 struct msg_digest {

@@ -149,8 +149,10 @@ static void run_cmd(struct worker *w, const struct wcmd *c)
 		tx_pump_all(w);
 		break;
 	case CMD_TX_END:
-		if (w->tx)
+		if (w->tx && !w->tx_ending)
 			tx_end(w);
+		else if (!w->tx)
+			worker_event(w, &(struct amst_event){ .type = AMST_TX_ENDED, .id = c->id });
 		break;
 	case CMD_RX_START:
 		w->rx = c->ptr;
