@@ -76,9 +76,9 @@ run_one() { # name source timeout
 	local tmp
 	tmp=$(mktemp -d "${TMPDIR:-/tmp}/dwcp-test.XXXXXX")
 	TEST_TMP=$tmp \
-		ASAN_OPTIONS="log_path=$report:detect_stack_use_after_return=1:${ASAN_OPTIONS:-}" \
+		ASAN_OPTIONS="log_path=$report:detect_stack_use_after_return=1:allocator_may_return_null=1:${ASAN_OPTIONS:-}" \
 		UBSAN_OPTIONS="log_path=$report:print_stacktrace=1:${UBSAN_OPTIONS:-}" \
-		TSAN_OPTIONS="log_path=$report:halt_on_error=0:second_deadlock_stack=1:${TSAN_OPTIONS:-}" \
+		TSAN_OPTIONS="log_path=$report:halt_on_error=0:second_deadlock_stack=1:allocator_may_return_null=1:${TSAN_OPTIONS:-}" \
 		timeout -k 10 "$3" "${prefix[@]}" "${cmd[@]}" >"$log" 2>&1 </dev/null
 	rc=$?
 	rm -rf "$tmp"
@@ -124,7 +124,7 @@ tally() { # name source timeout → sets p f s note; appends to failed_names, sk
 		((s > 0)) || { s=1 && skip_notes+=("$1: no reason given"); }
 	fi
 	if compgen -G "$logs/$1.report.*" >/dev/null; then
-		note="sanitizer or valgrind report" f=$((f + 1))
+		note="sanitizer or valgrind report" f=$((f > 0 ? f : 1))
 	elif ((rc == 124 || rc == 137)); then
 		note="no end within $3 s" f=$((f > 0 ? f : 1))
 	elif ((rc > 128)); then

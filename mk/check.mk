@@ -60,16 +60,18 @@ lint-deps:
 	@tools/check-deps.sh
 lint-scripts:
 	@for s in $(scripts); do bash -n $$s || exit 1; done
-	@if command -v shellcheck >/dev/null; then shellcheck -x $(scripts); fi
+	@if command -v shellcheck >/dev/null; then shellcheck -x -S warning $(scripts); fi
 lint-cppcheck:
 	@mkdir -p $(BUILD)/lint/cppcheck
 	@cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
-		--cppcheck-build-dir=$(BUILD)/lint/cppcheck -j 2 -D_GNU_SOURCE -I. --suppress=missingIncludeSystem $(filter-out $(TESTS)/%,$(all_src))
+		--cppcheck-build-dir=$(BUILD)/lint/cppcheck -j 2 -D_GNU_SOURCE -I. --suppress=missingIncludeSystem \
+		$(filter-out $(TESTS)/%,$(all_src))
 lint-tidy: $(TIDY_OK)
-$(BUILD)/lint/%.tidy: %.c $(headers) .clang-tidy
+$(BUILD)/lint/%.tidy: %.c $(headers) tools/lint.h .clang-tidy
 	@mkdir -p $(@D)
 	@$(TIDY) --quiet --warnings-as-errors='*' $< -- -std=gnu11 -D_GNU_SOURCE -DDWCP_COMMIT='""' -DDWCP_VERSION='""' \
-		-I. $(if $(filter %_avx2.c,$<),-mavx2) $(PKG_CFLAGS) >$@.out 2>$@.err || { cat $@.out $@.err >&2; exit 1; }
+		-I. $(if $(filter-out base/err.c,$<),-include tools/lint.h) $(if $(filter %_avx2.c,$<),-mavx2) $(PKG_CFLAGS) \
+		>$@.out 2>$@.err || { cat $@.out $@.err >&2; exit 1; }
 	@mv -f $@.out $@
 
 format: ## rewrite every source in the project's style (F="…": those files only)

@@ -41,7 +41,7 @@ grep -rnE --include='*.[ch]' '^[[:space:]]*#[[:space:]]*(include|include_next|im
 		vendor["^onnxruntime"] = "^predict/onnx[^/]*\\.[ch]$"
 		vendor["^jansson"] = "^base/(json|metrics)[^/]*\\.[ch]$"
 		vendor["^yaml"] = "^base/(opt|yaml)[^/]*\\.c$"
-		vendor["^(xxhash|xxh3)"] = "^base/digest[^/]*\\.[ch]$"
+		vendor["^(xxhash|xxh3)"] = "^(base/|kmod-free-tests/test_base_)digest[^/]*\\.[ch]$"
 		vendor["^(isa-l|crc|isal)"] = "^base/digest[^/]*\\.[ch]$"
 		vendor["^cmocka"] = "^kmod-free-tests/"
 	}

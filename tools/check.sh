@@ -68,6 +68,9 @@ if [[ $want == all ]]; then
 	if compgen -G 'kmod-free-tests/fuzz/fuzz_*.c' >/dev/null; then
 		step "fuzzers, 10 s each" "${make[@]}" FUZZ_TIME=10 fuzz
 	fi
-	step "lint" "${make[@]}" -k lint
+	step "formatting" "${make[@]}" lint-format
+	step "scripts" "${make[@]}" lint-scripts
+	step "cppcheck" "${make[@]}" lint-cppcheck
+	step "clang-tidy" "${make[@]}" -k lint-tidy
 fi
 finish
