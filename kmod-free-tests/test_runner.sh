@@ -31,6 +31,7 @@ program() { # name body-of-the-second-test [compiler flags]
 #include <unistd.h>
 #include <cmocka.h>
 /* check: timeout=2 */
+static void bye(void) { _exit(7); }
 static void first(void **s) { (void)s; printf("no newline"); fflush(stdout); }
 static void second(void **s) { (void)s; $body; }
 static void third(void **s) { (void)s; }
@@ -77,7 +78,7 @@ fresh && program quit 'exit(0)'
 expect early_exit_is_failure "1 1 0" 1 "test_quit"
 fresh && program child 'if (!fork()) { char *volatile p = malloc(3); p[3] = 1; _exit(0); } wait(NULL)' -fsanitize=address
 expect report_of_a_child "3 1 0" 1 "heap-buffer-overflow"
-fresh && program status 'void bye(void) { _exit(7); } atexit(bye)'
+fresh && program status 'atexit(bye)'
 expect exit_status_counts "3 1 0" 1 "exit status"
 fresh && : >"$tests/test_none.c" && printf '#!/bin/sh\n' >"$bin/test_none" && chmod +x "$bin/test_none"
 expect ran_no_test "0 1 0" 1 "ran no test"
