@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * TCP over io_uring. Wire format: transport/tcp_frame.h. Needs Linux 5.11; uses what
+ * later kernels add where they have it (ring_mode).
+ *
+ * open may run in another thread than the rest: the first poll, wait or full queue binds
+ * the instance to its thread. close belongs to that thread, or to any once that one has ended.
+ *
+ * A stream that is closed `graceful` sends what was accepted, then FIN, then waits for the peer's
+ * FIN; idle_timeout (connection_timeout when that is off) bounds it. Otherwise the connection is reset.
+ */
+#ifndef DWCP_TRANSPORT_URING_H
+#define DWCP_TRANSPORT_URING_H
+
+#include "transport/backend.h"
+
+enum uring_zerocopy { URING_ZC_AUTO, URING_ZC_ON, URING_ZC_OFF };
+enum uring_mode { URING_MODE_AUTO, URING_MODE_BASIC };
+
+struct uring_opts {
+	char congestion[16];         /* "auto": cubic between addresses of this host, else the system's default */
+	bool pacing_enabled;
+	uint64_t pacing_rate;        /* bits per second and stream */
+	uint64_t send_buffer_size;   /* bytes; 0 auto */
+	uint64_t recv_buffer_size;   /* bytes; 0 auto */
+	uint64_t keepalive_interval; /* ns; 0 off */
+	uint64_t connection_timeout; /* ns; connect and the peer's answer together */
+	uint64_t idle_timeout;       /* ns; 0: the kernel's */
+	bool nodelay;
+	int zerocopy;                /* enum uring_zerocopy */
+	uint64_t zerocopy_threshold; /* bytes */
+	uint64_t recv_max;           /* bytes of payload per receive */
+	int ring_mode;               /* enum uring_mode */
+	uint32_t ring_entries;
+	uint64_t busy_poll;          /* ns that wait spins before it sleeps */
+	uint32_t pending_max;        /* connections whose preamble or acceptance is outstanding */
+	uint64_t preamble_timeout;   /* ns */
+};
+
+extern const struct be_ops uring_ops;
+
+#endif

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: MIT */
+/* Sockets: options, congestion control, path facts. */
+#include "base/util.h"
+#include "transport/uring_impl.h"
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/tcp.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define AVAILABLE "/proc/sys/net/ipv4/tcp_available_congestion_control"
+
+static int set_int(int fd, int level, int name, int v)
+{
+	return setsockopt(fd, level, name, &v, sizeof v);
+}
+
+static bool cc_auto(const struct uring_opts *o)
+{
+	return !o->congestion[0] || !strcmp(o->congestion, "auto");
+}
+
+static int cc_set(int fd, const char *name)
+{
+	return setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name)) < 0 ? -errno : 0;
+}
+
+static void cc_list(char *buf, size_t cap)
+{
+	int fd = open(AVAILABLE, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? 0 : read(fd, buf, cap - 1);
+
+	if (fd >= 0)
+		close(fd);
+	buf[n > 0 ? n : 0] = 0;
+	buf[strcspn(buf, "\n")] = 0;
+}
+
+int sock_check(const struct uring_opts *o, struct err *e)
+{
+	char list[128];
+	int fd, r;
+
+	if (cc_auto(o))
+		return 0;
+	fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return err_set(e, -errno, "socket: %s", strerror(errno));
+	r = cc_set(fd, o->congestion);
+	close(fd);
+	if (r == 0)
+		return 0;
+	cc_list(list, sizeof list);
+	if (r == -EPERM)
+		return err_set(e, r,
+			       "congestion control \"%s\" needs CAP_NET_ADMIN here; add it to sysctl "
+			       "net.ipv4.tcp_allowed_congestion_control or choose another (available: %s)",
+			       o->congestion, list);
+	return err_set(e, r == -ENOENT ? -EINVAL : r,
+		       "congestion control \"%s\" is not available; choose one of: %s (or modprobe tcp_%s)", o->congestion,
+		       list, o->congestion);
+}
+
+static bool same_host_address(const struct be_addr *a, const struct be_addr *b)
+{
+	if (a->sa.sa_family != b->sa.sa_family)
+		return false;
+	if (a->sa.sa_family == AF_INET6)
+		return !memcmp(&a->in6.sin6_addr, &b->in6.sin6_addr, sizeof a->in6.sin6_addr);
+	return a->in.sin_addr.s_addr == b->in.sin_addr.s_addr;
+}
+
+/* The other end is on this host: the way leads over the loopback device, whatever the address is. */
+bool sock_is_local(int fd, const struct be_addr *peer)
+{
+	struct be_addr local = { .len = sizeof local.ss };
+
+	if (addr_is_loopback(peer))
+		return true;
+	return getsockname(fd, &local.sa, &local.len) == 0 && same_host_address(&local, peer);
+}
+
+static void set_buffer(int fd, int forced, int plain, uint64_t bytes)
+{
+	int v = (int)min_u64(bytes, INT32_MAX);
+
+	if (set_int(fd, SOL_SOCKET, forced, v) < 0)
+		set_int(fd, SOL_SOCKET, plain, v);
+}
+
+/* Before connect or listen, so that the window scale fits. Auto: the kernel's own tuning. */
+static void set_buffers(const struct uring_opts *o, int fd)
+{
+	if (o->send_buffer_size)
+		set_buffer(fd, SO_SNDBUFFORCE, SO_SNDBUF, o->send_buffer_size);
+	if (o->recv_buffer_size)
+		set_buffer(fd, SO_RCVBUFFORCE, SO_RCVBUF, o->recv_buffer_size);
+}
+
+static void tune_keepalive(const struct uring_opts *o, int fd)
+{
+	int idle = (int)min_u64(div_up_u64(o->keepalive_interval, NS_PER_S), 32767);
+
+	if (!idle)
+		return;
+	set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+	set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, idle);
+	set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, (int)max_u64(1, (uint64_t)idle / 4));
+	set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, 4);
+}
+
+/* Options that improve and do not decide: a kernel that refuses one still carries the stream. */
+void sock_tune(const struct uring_opts *o, int fd, const struct be_addr *peer)
+{
+	if (o->nodelay)
+		set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	if (!cc_auto(o))
+		cc_set(fd, o->congestion);
+	else if (addr_is_loopback(peer))
+		cc_set(fd, "cubic");
+	if (o->pacing_enabled) {
+		uint64_t rate = o->pacing_rate / 8;
+
+		setsockopt(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof rate);
+	}
+	tune_keepalive(o, fd);
+	if (o->idle_timeout)
+		set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT,
+			(int)min_u64(div_up_u64(o->idle_timeout, NS_PER_MS), INT32_MAX));
+}
+
+int sock_new(const struct uring_opts *o, const struct be_addr *peer, struct err *e)
+{
+	int fd = socket(peer->sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0) {
+		if (errno == EMFILE || errno == ENFILE)
+			return err_set(e, -errno, "socket: %s; raise RLIMIT_NOFILE (ulimit -n)", strerror(errno));
+		return err_set(e, -errno, "socket: %s", strerror(errno));
+	}
+	set_buffers(o, fd);
+	return fd;
+}
+
+/* Throws away what is queued in both directions and tells the peer with RST. */
+void sock_reset(int fd)
+{
+	struct sockaddr none = { .sa_family = AF_UNSPEC };
+
+	if (connect(fd, &none, sizeof none) < 0)
+		shutdown(fd, SHUT_RDWR);
+}
+
+static void info_tcp(int fd, struct be_info *out)
+{
+	struct tcp_info t = { 0 };
+	socklen_t len = sizeof t;
+
+	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &t, &len) < 0)
+		return;
+	out->rtt_ns = t.tcpi_rtt * NS_PER_US;
+	out->rttvar_ns = t.tcpi_rttvar * NS_PER_US;
+	out->retransmits = t.tcpi_total_retrans;
+	out->delivery_rate = t.tcpi_delivery_rate;
+	out->cwnd_bytes = (uint32_t)min_u64((uint64_t)t.tcpi_snd_cwnd * t.tcpi_snd_mss, UINT32_MAX);
+}
+
+int uring_info(struct be *be, be_stream name, struct be_info *out)
+{
+	struct uring *u = uring_of(be);
+	struct be_info info = { 0 };
+	struct u_stream *s;
+	socklen_t len = sizeof info.congestion;
+	int r = stream_find(u, name, &s);
+
+	if (r < 0)
+		return r;
+	info_tcp(s->fd, &info);
+	info.bytes_sent = s->bytes_sent;
+	info.bytes_received = s->bytes_received;
+	info.peer = s->peer;
+	info.local.len = sizeof info.local.ss;
+	if (getsockname(s->fd, &info.local.sa, &info.local.len) < 0)
+		info.local.len = 0;
+	if (getsockopt(s->fd, IPPROTO_TCP, TCP_CONGESTION, info.congestion, &len) < 0)
+		info.congestion[0] = 0;
+	info.congestion[sizeof info.congestion - 1] = 0;
+	*out = info;
+	return 0;
+}
