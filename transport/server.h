@@ -49,8 +49,8 @@ int server_open(struct server **out, const struct server_config *cfg, struct err
 void server_close(struct server *s);
 const struct be_addr *server_bound(const struct server *s);
 
-/* One round of events, waiting at most wait_ns. <0: cannot go on (e filled). */
-int server_turn(struct server *s, uint64_t wait_ns, struct err *e);
+/* One round of events, waiting at most wait_ns. */
+void server_turn(struct server *s, uint64_t wait_ns);
 /* Ends the wait of a server_turn. Any thread, also a signal handler's thread. */
 void server_wake(struct server *s);
 

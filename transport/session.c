@@ -1,0 +1,583 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A session's life at the listening end: its control stream, its data streams,
+ * resuming, ending. What requests do is in session_req.c.
+ *
+ *   (free) ─session_start─► greeted ─HELLO─► agreed ◄─session_resume─ lost
+ *      ▲                      │                │ └── control DOWN ──────▲ │
+ *      │                      │ time-out       │ BYE, mistake            │ time-out
+ *      └─ session_destroyed ◄─┴── session_end ◄┴─────────────────────────┘
+ */
+#include "transport/session.h"
+
+#include "base/log.h"
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define GOODBYE_TIME (2 * NS_PER_S) /* for the last words to be sent */
+#define COOKIE_OTHER (1ull << 62) /* sent, nothing to remember */
+#define COOKIE_REPLY (1ull << 61)
+
+static uint64_t now_of(const struct session *s)
+{
+	return clock_now(&s->srv->cfg.clock);
+}
+
+static uint64_t cookie_of(const struct session *s)
+{
+	return (uint64_t)s->generation << 16 | (s->slot + 1);
+}
+
+static void put_ok(const struct session *s, uint8_t reply[BE_PREAMBLE])
+{
+	struct pre_reply r = { .version = WIRE_VERSION, .status = PRE_OK };
+
+	memcpy(r.session, s->id, sizeof r.session);
+	wire_put_reply(reply, &r);
+}
+
+/* ---- start and end ----------------------------------------------------------------------------- */
+
+struct session *session_start(struct server *srv, const uint8_t id[16], struct be_request *r)
+{
+	uint8_t reply[BE_PREAMBLE];
+	struct session *s = NULL;
+	uint32_t slot, generation;
+	struct be_info info;
+
+	for (slot = 0; slot < srv->cfg.sessions && !s; slot++)
+		if (!srv->sessions[slot].used)
+			s = &srv->sessions[slot];
+	if (!s)
+		return NULL;
+	slot = (uint32_t)(s - srv->sessions);
+	generation = (s->generation + 1) & 0xffffff;
+	*s = (struct session){ .srv = srv, .slot = slot, .generation = generation, .used = true };
+	memcpy(s->id, id, sizeof s->id);
+	s->opened_at = now_of(s);
+	s->timeout_ns = srv->cfg.timeout_ns;
+	s->reply = malloc(WIRE_CTL_MAX);
+	put_ok(s, reply);
+	if (!s->reply) {
+		srv->cfg.ops->reject(srv->ctl, r, NULL);
+		s->used = false;
+		return NULL;
+	}
+	if (srv->cfg.ops->accept(srv->ctl, r, reply, 0, cookie_of(s), &s->ctl) < 0) {
+		free(s->reply);
+		s->used = false;
+		return NULL;
+	}
+	s->last_ctl = s->ctl;
+	s->ctl_open = 1;
+	if (srv->cfg.ops->info(srv->ctl, s->ctl, &info) == 0)
+		addr_format(s->peer, sizeof s->peer, &info.peer);
+	metric_add(&srv->counters.sessions_started, 1);
+	metric_add(&srv->counters.sessions_now, 1);
+	log_info("%s: session %u starts", s->peer, s->slot);
+	return s;
+}
+
+static void run_destroy(struct session *s)
+{
+	if (s->amst)
+		amst_counters(s->amst, &s->last_ac, &s->last_bc);
+	amst_close(s->amst);
+	s->amst = NULL;
+	session_drop_files(s);
+	for (uint32_t i = 0; i < AMST_REGIONS_MAX; i++)
+		hugebuf_free(&s->regions[i]);
+	amst_rx_free(&s->rx);
+	amst_tx_free(&s->tx);
+}
+
+void session_destroyed(struct session *s)
+{
+	struct server *srv = s->srv;
+
+	pthread_mutex_lock(&srv->mu);
+	metrics_sum(amst_metrics, amst_metrics_n, &srv->ended_ac, &s->last_ac);
+	metrics_sum(be_metrics, be_metrics_n, &srv->ended_bc, &s->last_bc);
+	s->visible = false;
+	pthread_mutex_unlock(&srv->mu);
+	srv->region_bytes -= s->region_bytes;
+	metric_add(&srv->counters.sessions_ended, 1);
+	metric_add(&srv->counters.sessions_now, -1ull);
+	free(s->streams);
+	free(s->reply);
+	s->streams = NULL;
+	s->reply = NULL;
+	s->used = false;
+	log_info("%s: session %u has ended", s->peer, s->slot);
+}
+
+static void drop_frames(struct session *s)
+{
+	const struct be_ops *ops = s->srv->cfg.ops;
+
+	if (s->frame)
+		ops->release(s->srv->ctl, s->frame - 1);
+	if (s->held_frame)
+		ops->release(s->srv->ctl, s->held_frame - 1);
+	s->frame = s->held_frame = 0;
+}
+
+void session_end(struct session *s, bool failed)
+{
+	struct server *srv = s->srv;
+
+	if (s->dying)
+		return;
+	s->dying = true;
+	s->dying_at = now_of(s);
+	s->op = OP_NONE;
+	if (failed)
+		metric_add(&srv->counters.sessions_failed, 1);
+	/* A running job may still read its frame. */
+	if (!s->job_running)
+		drop_frames(s);
+	if (s->ctl)
+		srv->cfg.ops->stream_close(srv->ctl, s->ctl, true);
+	s->ctl = 0;
+	if (s->resume)
+		server_reject(srv, s->resume, PRE_NO_SESSION);
+	s->resume = NULL;
+	for (uint32_t i = 0; i < s->n_streams; i++) {
+		if (s->streams[i].waiting)
+			server_reject(srv, s->streams[i].waiting, PRE_NO_SESSION);
+		s->streams[i].waiting = NULL;
+	}
+	metric_add(&srv->counters.streams_now, -(uint64_t)s->live);
+	s->live = 0;
+}
+
+/* A dying session's memory goes in the job thread: joining workers and unmapping take their time. */
+static void try_destroy(struct session *s)
+{
+	if (s->ctl_open && now_of(s) - s->dying_at > GOODBYE_TIME)
+		s->srv->cfg.ops->stream_close(s->srv->ctl, s->last_ctl, false);
+	if (s->destroyed || s->job_running || s->ctl_open)
+		return;
+	pthread_mutex_lock(&s->srv->mu);
+	s->visible = false;
+	if (s->amst)
+		amst_counters(s->amst, &s->last_ac, &s->last_bc);
+	pthread_mutex_unlock(&s->srv->mu);
+	drop_frames(s);
+	s->destroyed = session_job(s, run_destroy, session_destroyed);
+}
+
+bool session_job(struct session *s, void (*run)(struct session *), void (*done)(struct session *))
+{
+	s->job_run = run;
+	s->job_done = done;
+	s->job_running = true;
+	if (jobs_add(s->srv->jobs, (struct job){ .run = (void (*)(void *))run, .arg = s }))
+		return true;
+	s->job_running = false;
+	return false;
+}
+
+static void fail(struct session *s, const char *why)
+{
+	log_warn("%s: session %u is ended: %s", s->peer, s->slot, why);
+	session_goodbye(s, why);
+	session_end(s, true);
+}
+
+/* ---- answers ----------------------------------------------------------------------------------- */
+
+/* Begins the answer to the request in progress; fields may follow, then session_reply_send. */
+void session_reply(struct session *s, int status, const char *fmt, ...)
+{
+	char text[WIRE_TEXT];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof text, fmt, ap);
+	va_end(ap);
+	s->out = wcur_init(s->reply, WIRE_CTL_MAX);
+	wire_put_head(&s->out, s->req.type | WIRE_REPLY, s->req.id);
+	put_u32(&s->out, (uint32_t)status);
+	put_str(&s->out, text);
+}
+
+static void flush(struct session *s)
+{
+	const struct be_ops *ops = s->srv->cfg.ops;
+
+	if (!s->ctl || !s->reply_due || s->reply_flying)
+		return;
+	if (ops->send(s->srv->ctl, s->ctl,
+		      &(struct be_msg){ .body = s->reply, .body_len = s->reply_len, .cookie = COOKIE_REPLY | cookie_of(s) },
+		      1) == 1) {
+		s->reply_due = false;
+		s->reply_flying = true;
+	}
+}
+
+void session_reply_send(struct session *s)
+{
+	if (s->out.bad) {
+		session_reply(s, -EMSGSIZE, "the answer does not fit a message: ask for less at a time");
+	}
+	s->reply_len = (uint32_t)(s->out.p - s->reply);
+	s->reply_id = s->req.id;
+	s->reply_due = true;
+	s->op = OP_NONE;
+	if (s->frame)
+		s->srv->cfg.ops->release(s->srv->ctl, s->frame - 1);
+	s->frame = 0;
+	flush(s);
+}
+
+static bool send_small(struct session *s, const uint8_t *msg, const struct wcur *w)
+{
+	const struct be_ops *ops = s->srv->cfg.ops;
+
+	return s->ctl && ops->send(s->srv->ctl, s->ctl,
+				   &(struct be_msg){ .head = msg,
+						     .head_len = (uint32_t)(w->p - msg),
+						     .cookie = COOKIE_OTHER | cookie_of(s) },
+				   1) == 1;
+}
+
+void session_goodbye(struct session *s, const char *why)
+{
+	uint8_t msg[WIRE_HEAD + WIRE_TEXT + 8];
+	struct wcur w = wcur_init(msg, sizeof msg);
+
+	wire_put_head(&w, MSG_GOODBYE, 0);
+	put_str(&w, why);
+	send_small(s, msg, &w);
+}
+
+static bool send_stream_lost(struct session *s, uint32_t i)
+{
+	uint8_t msg[32];
+	struct wcur w = wcur_init(msg, sizeof msg);
+
+	wire_put_head(&w, MSG_STREAM_LOST, 0);
+	wire_put(&w, &wire_stream_down, &(struct msg_stream_down){ i, s->streams[i].incarnation });
+	return send_small(s, msg, &w);
+}
+
+static bool send_fence_reply(struct session *s, uint32_t id)
+{
+	uint8_t msg[32];
+	struct wcur w = wcur_init(msg, sizeof msg);
+
+	wire_put_head(&w, MSG_STREAM_DOWN | WIRE_REPLY, id);
+	put_u32(&w, 0);
+	put_str(&w, "");
+	return send_small(s, msg, &w);
+}
+
+static void flush_streams(struct session *s)
+{
+	bool left = false;
+
+	if (!s->streams_due)
+		return;
+	for (uint32_t i = 0; i < s->n_streams; i++) {
+		struct sstream *t = &s->streams[i];
+
+		if (t->fence_due)
+			t->fence_due = !send_fence_reply(s, t->fence_id);
+		if (t->lost_due)
+			t->lost_due = !send_stream_lost(s, i);
+		left |= t->fence_due || t->lost_due;
+	}
+	s->streams_due = left;
+}
+
+/* ---- data streams ------------------------------------------------------------------------------ */
+
+static void stream_accept(struct session *s, uint32_t i)
+{
+	struct sstream *t = &s->streams[i];
+	struct be_request *r = t->waiting;
+	uint8_t reply[BE_PREAMBLE];
+
+	put_ok(s, reply);
+	t->waiting = NULL;
+	if (amst_accept(s->amst, i, t->accept_incarnation, r, reply) < 0) {
+		server_reject(s->srv, r, PRE_BUSY);
+		return;
+	}
+	t->state = SS_OPENING;
+	s->live++;
+	metric_add(&s->srv->counters.streams_now, 1);
+}
+
+static void stream_close(struct session *s, uint32_t i)
+{
+	struct sstream *t = &s->streams[i];
+
+	if (t->state != SS_OPENING && t->state != SS_UP)
+		return;
+	if (amst_stream_close(s->amst, i) == 0)
+		t->state = SS_CLOSING;
+}
+
+void session_data_request(struct session *s, const struct preamble *p, struct be_request *r)
+{
+	struct sstream *t;
+
+	if (!s->agreed || s->dying || s->resume || !s->ctl) {
+		server_reject(s->srv, r, s->dying ? PRE_NO_SESSION : PRE_BUSY);
+		return;
+	}
+	if (p->stream >= s->n_streams) {
+		server_reject(s->srv, r, PRE_BAD_STREAM);
+		return;
+	}
+	t = &s->streams[p->stream];
+	if (p->incarnation <= t->incarnation || t->waiting) {
+		server_reject(s->srv, r, PRE_DUPLICATE);
+		return;
+	}
+	t->incarnation = t->accept_incarnation = p->incarnation;
+	t->waiting = r;
+	if (t->state == SS_NONE)
+		stream_accept(s, p->stream);
+	else
+		stream_close(s, p->stream);
+}
+
+static void fence(struct session *s, uint32_t id, struct rcur *in)
+{
+	struct msg_stream_down m;
+	struct sstream *t;
+
+	wire_get(in, &wire_stream_down, &m);
+	if (in->bad || !s->agreed || m.stream >= s->n_streams) {
+		fail(s, "it fenced a stream that it does not have");
+		return;
+	}
+	t = &s->streams[m.stream];
+	if (t->waiting && m.incarnation >= t->accept_incarnation) {
+		server_reject(s->srv, t->waiting, PRE_DUPLICATE);
+		t->waiting = NULL;
+	}
+	/* A connection of this incarnation may still be on its way: it comes too late now. */
+	if (m.incarnation > t->incarnation)
+		t->incarnation = m.incarnation;
+	t->fence_id = id;
+	if (t->state == SS_NONE) {
+		amst_reclaim(s->amst, m.stream);
+		t->fence_due = s->streams_due = true;
+		flush_streams(s);
+		return;
+	}
+	t->fenced = true;
+	stream_close(s, m.stream);
+}
+
+static void stream_is_down(struct session *s, uint32_t i, int err)
+{
+	struct sstream *t = &s->streams[i];
+	bool asked = t->state == SS_CLOSING;
+
+	if (t->state == SS_NONE)
+		return;
+	t->state = SS_NONE;
+	s->live--;
+	metric_add(&s->srv->counters.streams_now, -1ull);
+	log_debug("%s: session %u: stream %u is down: %s", s->peer, s->slot, i, strerror(-err));
+	if (t->fenced) {
+		t->fenced = false;
+		t->fence_due = s->streams_due = true;
+		amst_reclaim(s->amst, i);
+	} else if (!asked) {
+		t->lost_due = s->streams_due = true;
+	}
+	if (t->waiting)
+		stream_accept(s, i);
+}
+
+/* ---- resuming ---------------------------------------------------------------------------------- */
+
+void session_resume(struct session *s, struct be_request *r)
+{
+	if (!s->agreed || s->dying || s->resume) {
+		server_reject(s->srv, r, s->resume ? PRE_DUPLICATE : PRE_NO_SESSION);
+		return;
+	}
+	s->resume = r;
+	if (s->ctl)
+		s->srv->cfg.ops->stream_close(s->srv->ctl, s->ctl, false);
+	s->ctl = 0;
+	if (!s->lost_at)
+		s->lost_at = now_of(s);
+	for (uint32_t i = 0; i < s->n_streams; i++) {
+		if (s->streams[i].waiting)
+			server_reject(s->srv, s->streams[i].waiting, PRE_DUPLICATE);
+		s->streams[i].waiting = NULL;
+		stream_close(s, i);
+	}
+}
+
+static void try_resume(struct session *s)
+{
+	uint8_t reply[BE_PREAMBLE];
+	struct be_request *r = s->resume;
+
+	if (!r || s->live)
+		return;
+	for (uint32_t i = 0; i < s->n_streams; i++) {
+		amst_reclaim(s->amst, i);
+		s->streams[i].fence_due = s->streams[i].lost_due = s->streams[i].fenced = false;
+	}
+	put_ok(s, reply);
+	s->resume = NULL;
+	if (s->srv->cfg.ops->accept(s->srv->ctl, r, reply, 0, cookie_of(s), &s->ctl) < 0) {
+		s->ctl = 0;
+		return;
+	}
+	s->last_ctl = s->ctl;
+	s->ctl_open++;
+	s->lost_at = 0;
+	metric_add(&s->srv->counters.sessions_resumed, 1);
+	log_info("%s: session %u resumes", s->peer, s->slot);
+}
+
+/* ---- control stream ---------------------------------------------------------------------------- */
+
+static void take_request(struct session *s, const uint8_t *data, uint32_t len, uint32_t frame)
+{
+	s->in = rcur_init(data, len);
+	s->req = wire_get_head(&s->in);
+	s->frame = frame + 1;
+	session_request(s);
+}
+
+static void on_message(struct session *s, const struct be_event *ev)
+{
+	struct rcur c = rcur_init(ev->data, ev->len);
+	struct msg_head h = wire_get_head(&c);
+	const struct be_ops *ops = s->srv->cfg.ops;
+	bool repeated = !c.bad && (s->op != OP_NONE ? h.id == s->req.id : h.id == s->reply_id);
+
+	if (s->dying || c.bad || h.type == MSG_STREAM_DOWN || repeated) {
+		if (!s->dying && c.bad)
+			fail(s, "it sent a message that cannot be read");
+		else if (!s->dying && h.type == MSG_STREAM_DOWN)
+			fence(s, h.id, &c);
+		else if (!s->dying && s->op == OP_NONE)
+			s->reply_due = true; /* asked again after a resume: the answer is kept */
+		ops->release(s->srv->ctl, ev->frame);
+		return;
+	}
+	if (s->op == OP_NONE && !s->reply_flying && !s->reply_due) {
+		take_request(s, ev->data, ev->len, ev->frame);
+		return;
+	}
+	/* The answer before it is on its way, but its memory is not ours again yet. */
+	if (s->op == OP_NONE && !s->held_frame) {
+		s->held_frame = ev->frame + 1;
+		s->held_data = ev->data;
+		s->held_len = ev->len;
+		return;
+	}
+	ops->release(s->srv->ctl, ev->frame);
+	fail(s, "it sent a request before the last one was answered");
+}
+
+static void on_ctl_down(struct session *s)
+{
+	s->ctl = 0;
+	if (s->bye || !s->agreed) {
+		session_end(s, !s->bye);
+		return;
+	}
+	log_info("%s: session %u lost its control connection", s->peer, s->slot);
+	s->lost_at = now_of(s);
+}
+
+void session_ctl_event(struct session *s, const struct be_event *ev)
+{
+	if (ev->type == BE_DONE && ev->cookie & COOKIE_REPLY)
+		s->reply_flying = false;
+	if (ev->type == BE_DOWN)
+		s->ctl_open--;
+	/* An older control stream of the same session has nothing to say any more. */
+	if (ev->stream != s->ctl) {
+		if (ev->type == BE_MESSAGE)
+			s->srv->cfg.ops->release(s->srv->ctl, ev->frame);
+		return;
+	}
+	switch (ev->type) {
+	case BE_MESSAGE:
+		on_message(s, ev);
+		break;
+	case BE_DOWN:
+		on_ctl_down(s);
+		break;
+	default:
+		break;
+	}
+}
+
+/* ---- the turn ---------------------------------------------------------------------------------- */
+
+static bool amst_events(struct session *s)
+{
+	struct amst_event ev;
+	bool any = false;
+
+	if (!s->amst || s->destroyed)
+		return false;
+	if (s->srv->cfg.manual)
+		any = amst_step(s->amst);
+	while (amst_poll(s->amst, &ev)) {
+		any = true;
+		if (s->dying)
+			continue;
+		if (ev.type == AMST_STREAM_UP && s->streams[ev.stream].state == SS_OPENING)
+			s->streams[ev.stream].state = SS_UP;
+		else if (ev.type == AMST_STREAM_DOWN)
+			stream_is_down(s, ev.stream, ev.err);
+		else
+			session_req_event(s, &ev);
+	}
+	return any;
+}
+
+static void check_time(struct session *s)
+{
+	uint64_t now = now_of(s);
+
+	if (!s->agreed && now - s->opened_at > HELLO_TIMEOUT)
+		fail(s, "it did not say hello in time");
+	else if (s->lost_at && now - s->lost_at > s->timeout_ns)
+		fail(s, "it lost its connection and did not come back in time; its part files are kept");
+}
+
+bool session_turn(struct session *s)
+{
+	bool any = amst_events(s);
+
+	if (!s->dying)
+		check_time(s);
+	if (s->dying) {
+		try_destroy(s);
+		return any;
+	}
+	try_resume(s);
+	flush(s);
+	flush_streams(s);
+	if (s->held_frame && s->op == OP_NONE && !s->reply_flying && !s->reply_due) {
+		uint32_t frame = s->held_frame - 1;
+
+		s->held_frame = 0;
+		take_request(s, s->held_data, s->held_len, frame);
+		any = true;
+	}
+	if (!s->dying && s->bye && !s->reply_due && !s->reply_flying)
+		session_end(s, false);
+	return any;
+}

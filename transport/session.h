@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: MIT */
+/* Private to server.c, session.c and session_req.c: one session at its listening end. */
+#ifndef DWCP_TRANSPORT_SESSION_H
+#define DWCP_TRANSPORT_SESSION_H
+
+#include "base/hugebuf.h"
+#include "base/jobs.h"
+#include "transport/server.h"
+#include <pthread.h>
+
+#define HELLO_TIMEOUT (10 * NS_PER_S)
+#define STAGE_CHUNK_MAX (1u << 20)
+#define FILE_TEXT 200 /* of one file's status, so that a full batch fits an answer */
+
+/* A data stream, seen from here.
+ *
+ *   none ─PRE_DATA─► opening ─UP─► up
+ *    ▲                  └──────┬────┘ fence, newer incarnation, resume
+ *    └────── DOWN ◄── closing ◄┘
+ */
+enum ss_state { SS_NONE, SS_OPENING, SS_UP, SS_CLOSING };
+
+struct sstream {
+	enum ss_state state;
+	uint32_t incarnation; /* highest seen: older ones are refused */
+	uint32_t accept_incarnation;
+	struct be_request *waiting; /* a newer incarnation, until the older one is down */
+	bool fenced, fence_due; /* STREAM_DOWN came; its answer is due */
+	uint32_t fence_id;
+	bool lost_due; /* STREAM_LOST is to be sent */
+};
+
+/* What the request in progress waits for. */
+enum op { OP_NONE, OP_JOB, OP_REGION, OP_RX_READY, OP_RX_END, OP_PULL_WAIT, OP_SAMPLE };
+
+struct session {
+	struct server *srv;
+	uint32_t slot, generation;
+	bool used, agreed, bye, dying, destroyed;
+	bool visible; /* under srv->mu: amst may be read by other threads */
+	uint8_t id[16];
+	char peer[64];
+	uint64_t opened_at, lost_at, timeout_ns;
+	be_stream ctl, last_ctl;
+	unsigned ctl_open; /* control streams not DOWN yet: they may still use `reply` */
+	uint64_t dying_at;
+	struct be_request *resume; /* waits until every stream is down */
+
+	struct amst *amst;
+	unsigned n_streams;
+	struct sstream *streams;
+	unsigned live; /* streams not SS_NONE */
+	bool streams_due; /* some fence_due or lost_due */
+
+	struct hugebuf regions[AMST_REGIONS_MAX];
+	bool offered[AMST_REGIONS_MAX];
+	uint64_t region_bytes;
+
+	struct amst_rx rx;
+	bool rx_active;
+	struct amst_tx tx;
+	struct amst_extent tx_extent;
+	bool tx_active, tx_ended;
+	struct stage stage;
+
+	struct store_file *files[WIRE_BATCH_MAX];
+	uint32_t n_files, files_good, files_bad;
+
+	/* The request in progress: its frame is kept until it is answered. */
+	enum op op;
+	struct msg_head req;
+	struct rcur in;
+	uint32_t frame, held_frame; /* + 1; 0: none */
+	const uint8_t *held_data;
+	uint32_t held_len;
+	uint8_t *reply;
+	struct wcur out;
+	uint32_t reply_id, reply_len;
+	bool reply_due, reply_flying;
+
+	void (*job_run)(struct session *s);
+	void (*job_done)(struct session *s);
+	bool job_running;
+	struct err job_err;
+	struct msg_region job_region;
+	struct msg_digest job_digest;
+	struct digest128 digest;
+
+	struct amst_counters last_ac;
+	struct be_counters last_bc;
+};
+
+struct server {
+	struct server_config cfg;
+	struct be *ctl;
+	struct be_addr bound;
+	struct jobs *jobs;
+	pthread_mutex_t mu; /* sessions' visibility and the totals; never in the data path */
+	struct session *sessions;
+	bool stopping;
+	uint64_t region_bytes;
+	struct server_counters counters;
+	struct amst_counters ended_ac;
+	struct be_counters ended_bc;
+};
+
+/* session.c */
+struct session *session_start(struct server *srv, const uint8_t id[16], struct be_request *r);
+void session_ctl_event(struct session *s, const struct be_event *ev);
+void session_data_request(struct session *s, const struct preamble *p, struct be_request *r);
+void session_resume(struct session *s, struct be_request *r);
+bool session_turn(struct session *s);
+void session_goodbye(struct session *s, const char *why);
+void session_end(struct session *s, bool failed);
+void session_destroyed(struct session *s);
+bool session_job(struct session *s, void (*run)(struct session *), void (*done)(struct session *));
+void session_reply(struct session *s, int status, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void session_reply_send(struct session *s);
+void server_reject(struct server *srv, struct be_request *r, enum pre_status why);
+
+/* session_req.c */
+void session_request(struct session *s);
+void session_req_event(struct session *s, const struct amst_event *ev);
+void session_drop_files(struct session *s);
+
+#endif

@@ -1,0 +1,602 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a session's requests do. A handler either answers at once, or leaves
+ * s->op saying what it waits for: a job, or an event of the data plane.
+ * Everything in a request is a peer's word: checked before it is used.
+ */
+#include "transport/session.h"
+
+#include "base/bitmap.h"
+#include "base/opt.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+static void answer(struct session *s, int status, const char *text)
+{
+	session_reply(s, status, "%s", text);
+	session_reply_send(s);
+}
+
+static void start_job(struct session *s, void (*run)(struct session *), void (*done)(struct session *))
+{
+	s->job_err = (struct err){ 0 };
+	s->op = OP_JOB;
+	if (!session_job(s, run, done))
+		answer(s, -EBUSY, "the server is busy: try again");
+}
+
+/* ---- hello ------------------------------------------------------------------------------------- */
+
+static void session_notify(void *ctx)
+{
+	server_wake(ctx);
+}
+
+static int open_plane(struct session *s, const struct msg_hello *h, struct err *e)
+{
+	struct server *srv = s->srv;
+	int cpus[AMST_WORKERS_MAX];
+	struct amst_config a = {
+		.ops = srv->cfg.ops,
+		.be_opts = srv->cfg.be_opts,
+		.streams = h->streams,
+		.workers = (unsigned)min_u64(min_u64(h->workers, srv->cfg.workers), h->streams),
+		.chunk = h->chunk,
+		.domain = s->slot + 1,
+		.cpus = srv->cfg.cpus ? cpus : NULL,
+		.manual = srv->cfg.manual,
+		.clock = srv->cfg.clock,
+		.seed = srv->cfg.seed + s->generation,
+		.fabric = srv->cfg.fabric,
+		.notify = session_notify,
+		.notify_ctx = srv,
+	};
+
+	if (!a.workers)
+		a.workers = 1;
+	for (unsigned i = 0; srv->cfg.cpus && i < AMST_WORKERS_MAX; i++)
+		cpus[i] = srv->cfg.cpus[i % srv->cfg.n_cpus];
+	s->streams = calloc(h->streams, sizeof *s->streams);
+	if (!s->streams)
+		return err_set(e, -ENOMEM, "no memory for %u streams", h->streams);
+	return amst_open(&s->amst, &a, e);
+}
+
+static void do_hello(struct session *s)
+{
+	struct server *srv = s->srv;
+	struct msg_hello h;
+	struct msg_hello_reply r = { .cpus = (uint32_t)get_nprocs(), .memory_max = srv->cfg.memory_max,
+				     .stores = srv->cfg.store != NULL };
+	struct err e;
+	int rc;
+
+	wire_get(&s->in, &wire_hello, &h);
+	if (s->in.bad || rcur_left(&s->in) < h.ext_len || s->agreed || !h.streams || h.streams > WIRE_STREAMS_MAX ||
+	    h.chunk > STAGE_CHUNK_MAX || h.sum >= SUM_KINDS) {
+		answer(s, -EPROTO, "the hello asks for something impossible: install the same dwcp release on both hosts");
+		return;
+	}
+	rc = open_plane(s, &h, &e);
+	if (rc < 0) {
+		free(s->streams);
+		s->streams = NULL;
+		answer(s, rc, e.why);
+		return;
+	}
+	s->n_streams = h.streams;
+	s->timeout_ns = min_u64(s->timeout_ns, h.timeout_ms * NS_PER_MS);
+	s->agreed = true;
+	pthread_mutex_lock(&srv->mu);
+	s->visible = true;
+	pthread_mutex_unlock(&srv->mu);
+	r.workers = amst_workers(s->amst);
+	gethostname(r.host, sizeof r.host - 1);
+	snprintf(r.release, sizeof r.release, "%s", srv->cfg.release ? srv->cfg.release : "unknown");
+	session_reply(s, 0, "%s", "");
+	wire_put(&s->out, &wire_hello_reply, &r);
+	session_reply_send(s);
+}
+
+/* ---- regions ----------------------------------------------------------------------------------- */
+
+static void run_region(struct session *s)
+{
+	struct hugebuf *b = &s->regions[s->job_region.region];
+
+	if (hugebuf_alloc(b, s->job_region.bytes, true, &s->job_err) == 0 && s->job_region.seed)
+		rng_fill(b->addr, b->len, s->job_region.seed);
+}
+
+static void region_made(struct session *s)
+{
+	uint32_t id = s->job_region.region;
+	int rc = s->job_err.code;
+
+	if (rc == 0)
+		rc = err_set(&s->job_err, amst_region_add(s->amst, id, s->regions[id].addr, s->regions[id].len),
+			     "the region cannot be registered");
+	if (rc == 0) {
+		s->op = OP_REGION;
+		return;
+	}
+	hugebuf_free(&s->regions[id]);
+	s->srv->region_bytes -= s->job_region.bytes;
+	s->region_bytes -= s->job_region.bytes;
+	answer(s, rc, s->job_err.why);
+}
+
+static void do_region(struct session *s)
+{
+	struct server *srv = s->srv;
+	struct msg_region m;
+
+	wire_get(&s->in, &wire_region, &m);
+	if (s->in.bad || m.region >= AMST_REGIONS_MAX || !m.bytes || s->regions[m.region].addr) {
+		answer(s, -EINVAL, "the region's number or size is impossible, or the region exists");
+		return;
+	}
+	if (m.bytes > srv->cfg.memory_max || srv->region_bytes > srv->cfg.memory_max - m.bytes) {
+		char most[32];
+
+		session_reply(s, -ENOMEM, "the server gives regions of at most %s in all: use a smaller --region or --data-size, "
+			      "or start it with a larger --max-memory", format_size(most, sizeof most, srv->cfg.memory_max));
+		session_reply_send(s);
+		return;
+	}
+	srv->region_bytes += m.bytes;
+	s->region_bytes += m.bytes;
+	s->job_region = m;
+	start_job(s, run_region, region_made);
+}
+
+static void region_added(struct session *s, const struct amst_event *ev)
+{
+	uint32_t id = s->job_region.region;
+
+	if (ev->err) {
+		session_reply(s, ev->err, "the region cannot be registered: %s", strerror(-ev->err));
+		session_reply_send(s);
+		return;
+	}
+	s->offered[id] = true;
+	session_reply(s, 0, "%s", "");
+	wire_put(&s->out, &wire_region_reply,
+		 &(struct msg_region_reply){ .key = ev->token.key, .pages = (uint8_t)s->regions[id].kind });
+	session_reply_send(s);
+}
+
+static void run_digest(struct session *s)
+{
+	const uint8_t *at = s->regions[s->job_digest.region].addr;
+
+	s->digest = digest128_of(at + s->job_digest.offset, s->job_digest.bytes);
+}
+
+static void digest_made(struct session *s)
+{
+	session_reply(s, 0, "%s", "");
+	wire_put(&s->out, &wire_digest_reply, &(struct msg_digest_reply){ s->digest.lo, s->digest.hi });
+	session_reply_send(s);
+}
+
+static void do_digest(struct session *s)
+{
+	struct msg_digest *m = &s->job_digest;
+
+	wire_get(&s->in, &wire_digest, m);
+	if (s->in.bad || m->region >= AMST_REGIONS_MAX || m->offset > s->regions[m->region].len ||
+	    m->bytes > s->regions[m->region].len - m->offset) {
+		answer(s, -EINVAL, "the digest asks for bytes outside the region");
+		return;
+	}
+	start_job(s, run_digest, digest_made);
+}
+
+/* ---- transfers --------------------------------------------------------------------------------- */
+
+static int decode_file(void *ctx, unsigned worker, const struct stage_chunk *c, const void *in, size_t len)
+{
+	struct session *s = ctx;
+
+	(void)worker;
+	if (c->object >= s->n_files || !s->files[c->object] || len != c->len)
+		return -EPROTO;
+	return store_write(s->files[c->object], in, c->len, c->offset);
+}
+
+static const struct stage_ops file_sink = { .name = "files", .decode = decode_file };
+
+static void do_xfer_begin(struct session *s)
+{
+	struct msg_xfer_begin m;
+	uint32_t id = get_u32(&s->in);
+	struct err e;
+	int rc;
+
+	wire_get(&s->in, &wire_xfer_begin, &m);
+	if (s->in.bad || m.sum >= SUM_KINDS || m.kind > XFER_FILES || (m.kind == XFER_FILES && !s->n_files)) {
+		answer(s, -EINVAL, "the transfer's kind or checksum is unknown, or no file is open");
+		return;
+	}
+	if (s->rx_active) {
+		answer(s, -EBUSY, "a transfer is running in this session");
+		return;
+	}
+	s->rx = (struct amst_rx){ .id = id, .sum = (enum sum_kind)m.sum };
+	s->stage = (struct stage){ .ops = &file_sink, .ctx = s };
+	s->rx.stage = m.kind == XFER_FILES ? &s->stage : NULL;
+	rc = amst_rx_prepare(&s->rx, m.chunks, &e);
+	if (rc == 0 && (rc = amst_rx_start(s->amst, &s->rx)) < 0) {
+		amst_rx_free(&s->rx);
+		err_set(&e, rc, "the workers are busy: try again");
+	}
+	if (rc < 0) {
+		answer(s, rc, e.why);
+		return;
+	}
+	s->rx_active = true;
+	s->op = OP_RX_READY;
+}
+
+static void rx_ended(struct session *s)
+{
+	struct msg_xfer_end m;
+	struct msg_xfer_result r = {
+		.placed = s->rx.placed,
+		.distinct = bitmap_count(s->rx.map, s->rx.pass_chunks),
+		.bytes = s->rx.bytes,
+		.bad = s->rx.bad,
+	};
+
+	wire_get(&s->in, &wire_xfer_end, &m);
+	r.whole = r.placed >= m.chunks && r.distinct >= min_u64(m.chunks, s->rx.pass_chunks);
+	amst_rx_free(&s->rx);
+	s->rx_active = false;
+	session_reply(s, 0, "%s", "");
+	wire_put(&s->out, &wire_xfer_result, &r);
+	session_reply_send(s);
+}
+
+static void do_xfer_end(struct session *s)
+{
+	if (!s->rx_active || amst_rx_end(s->amst, &s->rx) < 0) {
+		answer(s, -EINVAL, "no transfer is running in this session");
+		return;
+	}
+	s->op = OP_RX_END;
+}
+
+static bool pull_fits(const struct session *s, const struct msg_pull *m)
+{
+	return m->region < AMST_REGIONS_MAX && s->offered[m->region] && m->bytes && m->bytes <= s->regions[m->region].len &&
+	       m->bytes <= m->to_bytes && m->passes && m->chunk && m->chunk <= s->srv->cfg.ops->caps.put_max &&
+	       m->sum < SUM_KINDS;
+}
+
+static void do_pull(struct session *s)
+{
+	struct msg_pull m;
+	uint32_t id = get_u32(&s->in);
+	struct err e;
+	int rc;
+
+	wire_get(&s->in, &wire_pull, &m);
+	if (s->in.bad || s->tx_active || !pull_fits(s, &m)) {
+		answer(s, -EINVAL, "the transfer asked for is impossible, or one is running");
+		return;
+	}
+	s->tx_extent = (struct amst_extent){ .len = m.bytes };
+	s->tx = (struct amst_tx){
+		.id = id,
+		.chunk = m.chunk,
+		.sum = (enum sum_kind)m.sum,
+		.passes = m.passes,
+		.extents = &s->tx_extent,
+		.n_extents = 1,
+		.base = s->regions[m.region].addr,
+		.token = { .id = m.to, .key = m.to_key },
+	};
+	rc = amst_tx_prepare(&s->tx, s->n_streams, &e);
+	if (rc == 0 && (rc = amst_tx_start(s->amst, &s->tx)) < 0) {
+		amst_tx_free(&s->tx);
+		err_set(&e, rc, "the workers are busy: try again");
+	}
+	s->tx_active = rc == 0;
+	s->tx_ended = false;
+	answer(s, rc, rc ? e.why : "");
+}
+
+static void pull_result(struct session *s)
+{
+	session_reply(s, 0, "%s", "");
+	wire_put(&s->out, &wire_pull_result,
+		 &(struct msg_pull_result){ .chunks = s->tx.acked, .bytes = s->tx.acked_bytes, .refused = s->tx.refused,
+					    .status = s->tx.status });
+	session_reply_send(s);
+	amst_tx_free(&s->tx);
+	s->tx_active = false;
+}
+
+static void do_pull_wait(struct session *s)
+{
+	if (!s->tx_active)
+		answer(s, -EINVAL, "no transfer is running in this session");
+	else if (s->tx_ended)
+		pull_result(s);
+	else
+		s->op = OP_PULL_WAIT;
+}
+
+static void do_pull_stop(struct session *s)
+{
+	if (s->tx_active && !s->tx_ended)
+		amst_tx_stop(s->amst, &s->tx);
+	answer(s, 0, "");
+}
+
+/* ---- counters ---------------------------------------------------------------------------------- */
+
+static uint64_t rss_now(void)
+{
+	unsigned long size = 0, resident = 0;
+	FILE *f = fopen("/proc/self/statm", "re");
+
+	if (!f)
+		return 0;
+	if (fscanf(f, "%lu %lu", &size, &resident) != 2)
+		resident = 0;
+	fclose(f);
+	return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static void send_info(struct session *s)
+{
+	struct amst_counters ac;
+	struct be_counters bc;
+	struct rusage u;
+
+	amst_counters(s->amst, &ac, &bc);
+	getrusage(RUSAGE_SELF, &u);
+	session_reply(s, 0, "%s", "");
+	wire_put(&s->out, &wire_info,
+		 &(struct msg_info){
+			 .cpu_ns = (uint64_t)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * NS_PER_S +
+				   (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * NS_PER_US,
+			 .rss_bytes = rss_now(),
+			 .region_bytes = s->srv->region_bytes,
+			 .tx_zero_copy = bc.tx_zero_copy_bytes,
+			 .tx_copied = bc.tx_copied_bytes,
+			 .rx_zero_copy = bc.rx_zero_copy_bytes,
+			 .rx_copied = bc.rx_copied_bytes,
+			 .retransmits = amst_retransmits(s->amst),
+		 });
+	session_reply_send(s);
+}
+
+static void do_info(struct session *s)
+{
+	if (amst_sample(s->amst) < 0)
+		send_info(s);
+	else
+		s->op = OP_SAMPLE;
+}
+
+/* ---- files ------------------------------------------------------------------------------------- */
+
+void session_drop_files(struct session *s)
+{
+	for (uint32_t i = 0; i < s->n_files; i++)
+		if (s->files[i])
+			store_abandon(s->files[i], true);
+	memset(s->files, 0, sizeof s->files);
+	s->n_files = 0;
+}
+
+static void put_file_status(struct session *s, int status, uint64_t have, const char *text)
+{
+	struct msg_file_status st = { .status = status, .have = have };
+
+	snprintf(st.text, sizeof st.text, "%.*s", FILE_TEXT, text);
+	wire_put(&s->out, &wire_file_status, &st);
+}
+
+static void run_files_open(struct session *s)
+{
+	uint32_t n = get_u16(&s->in);
+	struct store_spec *spec = malloc(sizeof *spec);
+
+	session_drop_files(s);
+	session_reply(s, 0, "%s", "");
+	put_u16(&s->out, (uint16_t)n);
+	for (uint32_t i = 0; i < n && spec; i++) {
+		struct err e = { 0 };
+		uint64_t have = 0;
+		int rc;
+
+		wire_get(&s->in, &wire_file_spec, spec);
+		if (s->in.bad)
+			break;
+		rc = store_begin(s->srv->cfg.store, spec, &s->files[i], &have, &e);
+		if (rc < 0)
+			s->files[i] = NULL;
+		s->n_files = i + 1;
+		s->files_bad += rc < 0;
+		put_file_status(s, rc < 0 ? rc : 0, have, rc < 0 ? e.why : "");
+	}
+	if (!spec || s->in.bad) {
+		session_drop_files(s);
+		session_reply(s, -EPROTO, "the list of files cannot be read");
+	}
+	free(spec);
+}
+
+/* The job thread counts for itself; the totals are the control thread's. */
+static void count_files(struct session *s)
+{
+	metric_add(&s->srv->counters.files_received, s->files_good);
+	metric_add(&s->srv->counters.files_failed, s->files_bad);
+	s->files_good = s->files_bad = 0;
+	session_reply_send(s);
+}
+
+static void do_files_open(struct session *s)
+{
+	struct rcur peek = s->in;
+	uint32_t n = get_u16(&peek);
+
+	if (!s->srv->cfg.store)
+		answer(s, -EACCES, "the server takes no files: start it with `dwcp serve --store DIR`");
+	else if (peek.bad || !n || n > WIRE_BATCH_MAX || s->rx_active)
+		answer(s, -EINVAL, "the list of files is empty or too long, or a transfer is running");
+	else
+		start_job(s, run_files_open, count_files);
+}
+
+static void run_file_hash(struct session *s)
+{
+	struct msg_file_hash m;
+	struct digest128 *d;
+	struct err e = { 0 };
+	int rc;
+
+	wire_get(&s->in, &wire_file_hash, &m);
+	if (s->in.bad || m.file >= s->n_files || !s->files[m.file] || !m.n || m.n > WIRE_HASHES_MAX) {
+		session_reply(s, -EINVAL, "the file to be compared is not open");
+		return;
+	}
+	d = calloc(m.n, sizeof *d);
+	rc = d ? store_hash(s->files[m.file], m.first, m.n, d, &e) : err_set(&e, -ENOMEM, "no memory to compare files");
+	session_reply(s, rc < 0 ? rc : 0, "%s", rc < 0 ? e.why : "");
+	put_u32(&s->out, rc < 0 ? 0 : m.n);
+	for (uint32_t i = 0; rc >= 0 && i < m.n; i++) {
+		put_u64(&s->out, d[i].lo);
+		put_u64(&s->out, d[i].hi);
+	}
+	free(d);
+}
+
+static void run_files_close(struct session *s)
+{
+	bool sync = get_u8(&s->in);
+	uint32_t n = get_u16(&s->in);
+
+	session_reply(s, 0, "%s", "");
+	put_u16(&s->out, (uint16_t)n);
+	for (uint32_t i = 0; i < n; i++) {
+		struct store_file *f = s->files[i];
+		struct msg_file_close m;
+		struct err e = { 0 };
+		int rc = 0;
+
+		wire_get(&s->in, &wire_file_close, &m);
+		s->files[i] = NULL;
+		if (!f)
+			err_set(&e, rc = -ENOENT, "was not open");
+		else if (m.complete && !s->in.bad)
+			rc = store_finish(f, sync, &e);
+		else
+			store_abandon(f, true);
+		if (rc >= 0 && m.complete)
+			s->files_good++;
+		else
+			s->files_bad++;
+		put_file_status(s, rc < 0 ? rc : 0, 0, rc < 0 ? e.why : "");
+	}
+	s->n_files = 0;
+}
+
+static void do_files_close(struct session *s)
+{
+	struct rcur peek = s->in;
+	uint32_t n;
+
+	get_u8(&peek);
+	n = get_u16(&peek);
+	if (peek.bad || n != s->n_files || s->rx_active)
+		answer(s, -EINVAL, "the files to be closed are not those that are open, or a transfer is running");
+	else
+		start_job(s, run_files_close, count_files);
+}
+
+/* ---- dispatch ---------------------------------------------------------------------------------- */
+
+static void do_bye(struct session *s)
+{
+	s->bye = true;
+	answer(s, 0, "");
+}
+
+void session_request(struct session *s)
+{
+	if (s->req.type != MSG_HELLO && s->req.type != MSG_BYE && !s->agreed) {
+		answer(s, -EPROTO, "the session must begin with a hello");
+		return;
+	}
+	switch (s->req.type) {
+	case MSG_HELLO:
+		do_hello(s);
+		break;
+	case MSG_REGION:
+		do_region(s);
+		break;
+	case MSG_XFER_BEGIN:
+		do_xfer_begin(s);
+		break;
+	case MSG_XFER_END:
+		do_xfer_end(s);
+		break;
+	case MSG_PULL:
+		do_pull(s);
+		break;
+	case MSG_PULL_WAIT:
+		do_pull_wait(s);
+		break;
+	case MSG_PULL_STOP:
+		do_pull_stop(s);
+		break;
+	case MSG_DIGEST:
+		do_digest(s);
+		break;
+	case MSG_INFO:
+		do_info(s);
+		break;
+	case MSG_FILES_OPEN:
+		do_files_open(s);
+		break;
+	case MSG_FILE_HASH:
+		start_job(s, run_file_hash, session_reply_send);
+		break;
+	case MSG_FILES_CLOSE:
+		do_files_close(s);
+		break;
+	case MSG_BYE:
+		do_bye(s);
+		break;
+	default:
+		answer(s, -EPROTO, "the server does not know this request: install the same dwcp release on both hosts");
+	}
+}
+
+void session_req_event(struct session *s, const struct amst_event *ev)
+{
+	if (ev->type == AMST_TX_DONE)
+		amst_tx_end(s->amst, &s->tx);
+	else if (ev->type == AMST_TX_ENDED)
+		s->tx_ended = true;
+	if (s->op == OP_REGION && ev->type == AMST_REGION_ADDED)
+		region_added(s, ev);
+	else if (s->op == OP_RX_READY && ev->type == AMST_RX_READY)
+		answer(s, 0, "");
+	else if (s->op == OP_RX_END && ev->type == AMST_RX_ENDED)
+		rx_ended(s);
+	else if (s->op == OP_PULL_WAIT && ev->type == AMST_TX_ENDED)
+		pull_result(s);
+	else if (s->op == OP_SAMPLE && ev->type == AMST_SAMPLED)
+		send_info(s);
+}
