@@ -4,6 +4,7 @@
 #include "transport/store.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -225,6 +226,15 @@ static void test_folders(void **state)
 	finish(f, true);
 	assert_int_equal(tree_stat(dir, "a/b").st_mode & 07777, 0755);
 	s.kind = STORE_DIR;
+	/* Nobody else gets in before its mode is set. */
+	s.mode = 0600;
+	snprintf(s.name, sizeof s.name, "private");
+	assert_int_equal(store_begin(store, &s, &folder, &have, NULL), 0);
+	assert_int_equal(tree_stat(dir, "private").st_mode & 07777, 0700);
+	finish(folder, false);
+	assert_int_equal(tree_stat(dir, "private").st_mode & 07777, 0600);
+	s = spec_of("a/d", 0, false);
+	s.kind = STORE_DIR;
 	s.mode = 0555;
 	for (int again = 0; again < 2; again++) { /* the second time into what is read-only */
 		assert_int_equal(store_begin(store, &s, &folder, &have, NULL), 0);
@@ -409,8 +419,9 @@ static void test_killed_before_finish(void **state)
 static void test_long_and_odd_names(void **state)
 {
 	static const size_t lens[] = { 243, 244, 245, 254, 255 };
-	char name[2][NAME_MAX + 1];
+	char name[2][NAME_MAX + 1], part[NAME_MAX + 16];
 	struct store_file *f, *twin;
+	struct digest128 d;
 
 	(void)state;
 	for (size_t i = 0; i < sizeof lens / sizeof lens[0]; i++) {
@@ -422,6 +433,12 @@ static void test_long_and_odd_names(void **state)
 		}
 		f = begin(name[0], 4, false, 0);
 		twin = begin(name[1], 4, false, 0);
+		d = digest128_of(name[1], lens[i]);
+		if (lens[i] <= 244)
+			snprintf(part, sizeof part, ".%s.dwcp-part", name[1]);
+		else
+			snprintf(part, sizeof part, ".%016" PRIx64 "%016" PRIx64 ".dwcp-part", d.hi, d.lo);
+		assert_true(tree_has(dir, part));
 		put(f, (const uint8_t *)"one", 3, 0);
 		put(twin, (const uint8_t *)"two!", 4, 0);
 		store_abandon(f, true);
