@@ -135,11 +135,14 @@ static void stream_free(struct uring *u, struct u_stream *s)
 	u->free_streams[u->n_free_streams++] = s->index;
 }
 
-/* Did everything that this side began get into the kernel, so that FIN tells the truth? */
-static bool clean(const struct u_stream *s)
+/*
+ * Is everything that this side began in the kernel, so that FIN tells the truth? A graceful close that
+ * ends before the peer's FIN came to no good end: the peer has not taken it all.
+ */
+static bool clean(const struct u_stream *s, enum u_state was)
 {
 	return s->op_sent == s->op_tail && !s->op_off && s->zc_head == s->zc_tail && !s->tx_err &&
-	       s->greet_out_done == s->greet_out_len;
+	       s->greet_out_done == s->greet_out_len && (was != U_CLOSING || s->peer_fin);
 }
 
 /* Whatever is in flight is cut off; poll reports the end once the kernel has let go of all memory. */
@@ -156,7 +159,7 @@ void stream_die(struct uring *u, struct u_stream *s, int err)
 	s->rx_stuck = false;
 	/* A socket that connects would start anew after a reset: there the cancel alone must do. */
 	if (was != U_CONNECTING) {
-		if ((err == 0 || err == -ECANCELED) && clean(s))
+		if ((err == 0 || err == -ECANCELED) && clean(s, was))
 			shutdown(s->fd, SHUT_RDWR);
 		else
 			sock_reset(s->fd);

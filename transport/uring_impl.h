@@ -48,10 +48,10 @@
 enum u_state { U_FREE, U_CONNECTING, U_GREETING, U_OPEN, U_CLOSING, U_DYING };
 
 /* Wishes that ring_flush turns into SQEs. */
-enum { W_CONNECT = 1, W_RECV = 2, W_SEND = 4, W_CANCEL = 8 };
+enum { W_CONNECT = 1, W_RECV = 2, W_SEND = 4, W_CANCEL = 8, W_WATCH = 16 };
 
 /* What an SQE was: low byte of its user_data; then 8 bits (zero-copy record), then the index of the owner. */
-enum u_kind { UD_CANCEL, UD_WAKE, UD_ACCEPT, UD_REQUEST, UD_CONNECT, UD_RECV, UD_SEND, UD_LEAD, UD_ZC };
+enum u_kind { UD_CANCEL, UD_WAKE, UD_ACCEPT, UD_REQUEST, UD_CONNECT, UD_RECV, UD_SEND, UD_LEAD, UD_ZC, UD_WATCH };
 
 static inline uint64_t ud_make(enum u_kind kind, uint32_t record, uint32_t owner)
 {
@@ -88,7 +88,8 @@ struct u_stream {
 	struct u_stream *ready_next, *work_next, *frame_next;
 
 	/* receive */
-	bool rx_armed, rx_has, rx_stuck; /* stuck: waits for a frame */
+	bool rx_armed, rx_has, rx_stuck; /* stuck: waits for a frame, and meanwhile */
+	bool watch_armed;                /* watches for a reset, which no receive would tell */
 	int rx_res;
 	uint32_t rx_frame, rx_region;    /* where rx.dst is, or U_NONE */
 	struct tcp_rx rx;
@@ -110,7 +111,7 @@ struct u_stream {
 	struct u_zc zcs[U_ZC_RECORDS];
 
 	/* life */
-	bool connected_pending, connected_data;
+	bool connected_pending, connected_data, peer_fin;
 	int down_err;
 	const uint8_t *down_data; /* what DOWN carries */
 	uint8_t down_len;
@@ -272,6 +273,8 @@ void tx_zc_choose(struct uring *u, struct u_stream *s);
 
 /* uring_rx.c */
 void rx_prepare(struct uring *u, struct u_stream *s);
+void rx_watch(struct uring *u, struct u_stream *s);
+void rx_watched(struct uring *u, struct u_stream *s);
 bool rx_deliver(struct uring *u, struct u_stream *s, struct u_out *out);
 void rx_drop(struct uring *u, struct u_stream *s);
 void uring_release(struct be *be, uint32_t frame);

@@ -220,6 +220,8 @@ static void cancel_stream(struct uring *u, struct u_stream *s)
 	}
 	if (s->connect_armed)
 		cancel(u, ud_make(UD_CONNECT, 0, s->index));
+	if (s->watch_armed)
+		cancel(u, ud_make(UD_WATCH, 0, s->index));
 }
 
 static void arm_connect(struct uring *u, struct u_stream *s)
@@ -250,6 +252,8 @@ static void flush_stream(struct uring *u, struct u_stream *s)
 		rx_prepare(u, s);
 	if (w & W_SEND)
 		tx_prepare(u, s);
+	if (w & W_WATCH)
+		rx_watch(u, s);
 }
 
 static void ring_flush(struct uring *u)
@@ -352,6 +356,9 @@ static void dispatch(struct uring *u, const struct io_uring_cqe *cqe)
 	case UD_LEAD:
 	case UD_ZC:
 		tx_cqe(u, s, kind, record, cqe->res, cqe->flags);
+		break;
+	case UD_WATCH:
+		rx_watched(u, s);
 		break;
 	case UD_CANCEL:
 		break;

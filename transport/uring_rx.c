@@ -48,6 +48,7 @@ static void frame_await(struct uring *u, struct u_stream *s)
 	if (s->rx_stuck)
 		return;
 	s->rx_stuck = true;
+	stream_wish(u, s, W_WATCH);
 	metric_add(&u->be.counters.frame_waits, 1);
 	if (s->frame_queued)
 		return;
@@ -96,6 +97,35 @@ void rx_prepare(struct uring *u, struct u_stream *s)
 	u->inflight++;
 }
 
+/* No event asked for: ERR and HUP come always. After our FIN the peer's would be HUP too, with data before it. */
+void rx_watch(struct uring *u, struct u_stream *s)
+{
+	struct io_uring_sqe *sqe;
+
+	if (!s->rx_stuck || s->watch_armed || s->fin_sent)
+		return;
+	sqe = ring_sqe(u);
+	io_uring_prep_poll_add(sqe, s->fixed ? (int)s->index : s->fd, 0);
+	if (s->fixed)
+		sqe->flags |= IOSQE_FIXED_FILE;
+	sqe->user_data = ud_make(UD_WATCH, 0, s->index);
+	s->watch_armed = true;
+	s->inflight++;
+	u->inflight++;
+}
+
+void rx_watched(struct uring *u, struct u_stream *s)
+{
+	int err = 0;
+	socklen_t len = sizeof err;
+
+	s->watch_armed = false;
+	if (!s->rx_stuck || s->fin_sent)
+		return;
+	getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &err, &len);
+	stream_die(u, s, err ? -err : -ECONNRESET);
+}
+
 /* --- what arrived --- */
 
 static void protocol_error(struct uring *u, struct u_stream *s, int err)
@@ -140,6 +170,7 @@ static void rx_ended(struct uring *u, struct u_stream *s, int res)
 		stream_wish(u, s, W_RECV);
 		return;
 	}
+	s->peer_fin = res == 0;
 	if (s->state == U_CLOSING)
 		stream_die(u, s, -ECANCELED);
 	else if (s->tx_err)
