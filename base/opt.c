@@ -6,6 +6,7 @@
 #include "base/util.h"
 #include <assert.h>
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,7 +48,7 @@ static unsigned edit_distance(const char *a, const char *b)
 	unsigned row[3][NAME_BYTES + 1];
 
 	if (la > NAME_BYTES || lb > NAME_BYTES)
-		return NAME_BYTES;
+		return UINT_MAX;
 	for (size_t j = 0; j <= lb; j++)
 		row[0][j] = (unsigned)j;
 	for (size_t i = 1; i <= la; i++) {
@@ -71,7 +72,7 @@ void opt_offer(struct opt_nearest *near, const char *candidate)
 {
 	size_t len = strlen(near->wanted);
 	unsigned d = edit_distance(near->wanted, candidate);
-	unsigned far = len < 6 ? 2 : (unsigned)(len / 3);
+	unsigned far = len < 6 ? 2 : len < 12 ? 3 : 4;
 
 	/* a beginning of the name is near however long the rest is, but less so than a misspelling */
 	if (d > far && len >= 3 && strncmp(near->wanted, candidate, len) == 0)
@@ -199,7 +200,8 @@ static int out_of_range(const struct opt *row, const char *value, const char *wh
 	if (*opt_range(row, range, sizeof range))
 		return err_set(e, -EINVAL, "%s: %.*s is out of range: choose %s%s", where, SHOWN, value, range,
 			       row->auto_ok ? ", or auto" : "");
-	return err_set(e, -EINVAL, "%s: %.*s is too large: use a smaller value", where, SHOWN, value);
+	return err_set(e, -EINVAL, "%s: %.*s is too %s value", where, SHOWN, value,
+		       *value == '-' ? "small: use a larger" : "large: use a smaller");
 }
 
 static int store_str(char *field, const struct opt *row, const char *value, const char *where, struct err *e)
@@ -207,8 +209,8 @@ static int store_str(char *field, const struct opt *row, const char *value, cons
 	size_t len = strlen(value);
 
 	if (len >= row->max)
-		return err_set(e, -EINVAL, "%s: \"%.*s…\" has %zu bytes: use at most %llu", where, 24, value, len,
-			       (unsigned long long)row->max - 1);
+		return err_set(e, -EINVAL, "%s: \"%.24s%s\" has %zu bytes: use at most %llu", where, value,
+			       len > 24 ? "..." : "", len, (unsigned long long)row->max - 1);
 	memcpy(field, value, len + 1);
 	return 0;
 }

@@ -85,7 +85,7 @@ static int long_flag(struct args *a, struct arg *arg, const char *name)
 	if (!arg->row && strncmp(plain, "no-", 3) == 0) {
 		arg->row = opt_find(a->groups, a->n, NULL, plain + 3, &arg->group);
 		if (arg->row && arg->row->type != OPT_BOOL)
-			return err_set(a->e, -EINVAL, "%s: %s is not a switch; give it a value: --%s=…", arg->where,
+			return err_set(a->e, -EINVAL, "%s: %s is not a switch; give it a value: --%s=VALUE", arg->where,
 				       plain + 3, plain + 3);
 		if (arg->row && equals)
 			return err_set(a->e, -EINVAL, "%s takes no value: write --%s=%.16s", arg->where, plain + 3,

@@ -78,8 +78,6 @@ char *opt_range(const struct opt *row, char *buf, size_t cap)
 		snprintf(buf, cap, "%s to %s", row->min ? low : "0", high);
 	else if (row->min)
 		snprintf(buf, cap, "at least %s", low);
-	else if (row->type == OPT_U32)
-		snprintf(buf, cap, "0 to %" PRIu32, UINT32_MAX);
 	return buf;
 }
 
@@ -182,8 +180,10 @@ static void help_row(const struct opt *row, int width, FILE *out)
 		fprintf(out, "%s\n%*s", flag, HELP_COLUMN, "");
 	put_words(row->help, &at, width, out);
 	if (row->type == OPT_ENUM && strlen(opt_values(row, "|", "|", text, sizeof text)) > ENUM_INLINE) {
-		put_words("NAME is one of", &at, width, out);
+		put_words("(one of", &at, width, out);
 		put_words(opt_values(row, ", ", " or ", text, sizeof text), &at, width, out);
+		fputc(')', out); /* may hang over by one */
+		at++;
 	}
 	remarks(row, text, sizeof text);
 	put_remark(text, &at, width, out);

@@ -13,14 +13,15 @@
 #include <yaml.h>
 
 #define FILE_MAX ((size_t)1 << 20)
+#define DEPTH_MAX 32 /* libyaml takes time square to the depth, and knows no limit */
 #define SHOWN 48
-#define PATH_SHOWN 120
+#define PATH_SHOWN 64 /* the end of a longer path is shown */
 
 struct loader {
 	const struct opt_group *groups;
 	size_t n;
 	const char *const *sections;
-	const char *path;
+	char name[PATH_SHOWN + 8]; /* of the file, for errors */
 	struct err *e;
 	yaml_parser_t parser;
 	yaml_event_t event; /* the current one */
@@ -35,19 +36,19 @@ static unsigned line_of(const struct loader *l)
 	return (unsigned)l->event.start_mark.line + 1;
 }
 
-#define FAIL(l, fmt, ...) err_set((l)->e, -EINVAL, "%.*s:%u: " fmt, PATH_SHOWN, (l)->path, line_of(l), __VA_ARGS__)
+#define FAIL(l, fmt, ...) err_set((l)->e, -EINVAL, "%s:%u: " fmt, (l)->name, line_of(l), __VA_ARGS__)
 
 static int parser_error(const struct loader *l)
 {
 	const yaml_parser_t *p = &l->parser;
 
 	if (p->error == YAML_MEMORY_ERROR)
-		return err_set(l->e, -ENOMEM, "%.*s: no memory to read it: free some memory", PATH_SHOWN, l->path);
+		return err_set(l->e, -ENOMEM, "%s: no memory to read it: free some memory", l->name);
 	if (p->error == YAML_READER_ERROR)
-		return err_set(l->e, -EINVAL, "%.*s: not a text file (byte %zu: %s): name a YAML file", PATH_SHOWN,
-			       l->path, p->problem_offset, p->problem);
-	return err_set(l->e, -EINVAL, "%.*s:%zu: not valid YAML: %s; check indentation and quotes near column %zu",
-		       PATH_SHOWN, l->path, p->problem_mark.line + 1, p->problem ? p->problem : "syntax error",
+		return err_set(l->e, -EINVAL, "%s: not a text file (byte %zu: %s): name a YAML file", l->name,
+			       p->problem_offset, p->problem);
+	return err_set(l->e, -EINVAL, "%s:%zu: not valid YAML: %s; check indentation and quotes near column %zu",
+		       l->name, p->problem_mark.line + 1, p->problem ? p->problem : "syntax error",
 		       p->problem_mark.column + 1);
 }
 
@@ -86,7 +87,7 @@ static int scalar_text(const struct loader *l, const char **text)
 	size_t len = l->event.data.scalar.length;
 
 	if (memchr(s, 0, len) || memchr(s, '\n', len))
-		return FAIL(l, "\"%.*s…\" has more than one line or a zero byte: write it on one line", SHOWN / 2, s);
+		return FAIL(l, "\"%.*s...\" has more than one line or a zero byte: write it on one line", SHOWN / 2, s);
 	*text = s;
 	return 0;
 }
@@ -105,6 +106,8 @@ static int skip_node(struct loader *l)
 			depth--;
 		if (depth <= 0)
 			return 0;
+		if (depth > DEPTH_MAX)
+			return FAIL(l, "more than %d levels: indent less", DEPTH_MAX);
 		rc = next_event(l);
 		if (rc)
 			return rc;
@@ -158,7 +161,7 @@ static int load_value(struct loader *l, const struct opt_group *group, const str
 	    (!*text || strcmp(text, "~") == 0 || strcasecmp(text, "null") == 0))
 		return FAIL(l, "%s: %s has no value: give one or remove the line", group->name, row->name);
 	*seen = line_of(l);
-	snprintf(where, sizeof where, "%.*s:%u: %s: %s", PATH_SHOWN, l->path, line_of(l), group->name, row->name);
+	snprintf(where, sizeof where, "%s:%u: %s: %s", l->name, line_of(l), group->name, row->name);
 	return opt_store(group, row, text, where, l->e);
 }
 
@@ -306,15 +309,25 @@ static int load_stream(struct loader *l)
 	}
 }
 
+static void short_name(char *name, size_t cap, const char *path)
+{
+	size_t len = strlen(path);
+
+	if (len <= PATH_SHOWN)
+		snprintf(name, cap, "%s", path);
+	else
+		snprintf(name, cap, "...%s", path + len - PATH_SHOWN);
+}
+
 /* Reads at most FILE_MAX bytes of anything that can be read, pipes included. */
-static int read_all(const char *path, char **text, size_t *len, struct err *e)
+static int read_all(const char *path, const char *name, char **text, size_t *len, struct err *e)
 {
 	char *buf = malloc(FILE_MAX + 1);
 	int fd = -1, rc = 0;
 	size_t used = 0;
 
 	if (!buf)
-		return err_set(e, -ENOMEM, "%.*s: no memory to read it: free some memory", PATH_SHOWN, path);
+		return err_set(e, -ENOMEM, "%s: no memory to read it: free some memory", name);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	while (fd >= 0 && used <= FILE_MAX) {
 		ssize_t got = read(fd, buf + used, FILE_MAX + 1 - used);
@@ -330,13 +343,11 @@ static int read_all(const char *path, char **text, size_t *len, struct err *e)
 	if (fd < 0)
 		rc = -errno;
 	if (rc)
-		err_set(e, rc, "configuration file %.*s: %s: check its name and permissions", PATH_SHOWN, path,
-			strerror(-rc));
+		err_set(e, rc, "configuration file %s: %s: check its name and permissions", name, strerror(-rc));
 	else if (used > FILE_MAX)
-		rc = err_set(e, -EFBIG, "configuration file %.*s is longer than 1 MB: name a YAML file", PATH_SHOWN,
-			     path);
+		rc = err_set(e, -EFBIG, "configuration file %s is longer than 1 MB: name a YAML file", name);
 	else if (!used)
-		rc = err_set(e, -EINVAL, "configuration file %.*s is empty: fill or remove it", PATH_SHOWN, path);
+		rc = err_set(e, -EINVAL, "configuration file %s is empty: fill or remove it", name);
 	if (fd >= 0)
 		close(fd);
 	if (rc) {
@@ -362,16 +373,18 @@ static size_t count_seen(const struct loader *l)
 int opt_load_yaml(const struct opt_group *groups, size_t n, const char *const *sections, const char *path,
 		  struct err *e)
 {
-	struct loader l = { .groups = groups, .n = n, .sections = sections, .path = path, .e = e };
+	struct loader l = { .groups = groups, .n = n, .sections = sections, .e = e };
 	char *text = NULL;
 	size_t len = 0, total = count_seen(&l);
-	int rc = read_all(path, &text, &len, e);
+	int rc;
 
+	short_name(l.name, sizeof l.name, path);
+	rc = read_all(path, l.name, &text, &len, e);
 	if (rc)
 		return rc;
 	l.seen_group = calloc(total ? total : 1, sizeof *l.seen_group);
 	if (!l.seen_group || !yaml_parser_initialize(&l.parser)) {
-		rc = err_set(e, -ENOMEM, "%.*s: no memory to read it: free some memory", PATH_SHOWN, path);
+		rc = err_set(e, -ENOMEM, "%s: no memory to read it: free some memory", l.name);
 		goto out;
 	}
 	l.seen_other = l.seen_group + n;

@@ -20,7 +20,7 @@ struct wcur {
 
 static inline struct wcur wcur_init(void *buf, size_t len)
 {
-	return (struct wcur){ .p = buf, .end = (uint8_t *)buf + len };
+	return (struct wcur){ .p = buf, .end = len ? (uint8_t *)buf + len : buf };
 }
 
 static inline void put_bytes(struct wcur *c, const void *src, size_t n)
@@ -29,8 +29,9 @@ static inline void put_bytes(struct wcur *c, const void *src, size_t n)
 		c->bad = true;
 		return;
 	}
-	if (n)
-		memcpy(c->p, src, n);
+	if (!n) /* NULL, 0 is an empty buffer, and arithmetic on NULL is undefined */
+		return;
+	memcpy(c->p, src, n);
 	c->p += n;
 }
 
@@ -77,7 +78,7 @@ struct rcur {
 
 static inline struct rcur rcur_init(const void *buf, size_t len)
 {
-	return (struct rcur){ .p = buf, .end = (const uint8_t *)buf + len };
+	return (struct rcur){ .p = buf, .end = len ? (const uint8_t *)buf + len : buf };
 }
 
 static inline size_t rcur_left(const struct rcur *c)
@@ -89,11 +90,13 @@ static inline void get_bytes(struct rcur *c, void *dst, size_t n)
 {
 	if (c->bad || (size_t)(c->end - c->p) < n) {
 		c->bad = true;
-		memset(dst, 0, n);
+		if (n)
+			memset(dst, 0, n);
 		return;
 	}
-	if (n)
-		memcpy(dst, c->p, n);
+	if (!n)
+		return;
+	memcpy(dst, c->p, n);
 	c->p += n;
 }
 
