@@ -142,6 +142,7 @@ static void say_bye(struct client *c)
 
 	wire_put_head(&w, MSG_BYE, c->call.id);
 	c->call.len = (uint32_t)(w.p - c->call.out);
+	wire_seal(c->call.out, c->call.len);
 	while (!c->call.answered && c->ctl_state == CTL_UP && conn_now(c) < until)
 		if (client_turn(c, 10 * NS_PER_MS, NULL) < 0)
 			break;
@@ -211,8 +212,8 @@ static int parse_reply(struct client *c, uint16_t type, struct rcur *reply, stru
 	struct msg_head h;
 	int32_t status;
 
-	*reply = rcur_init(c->reply, c->reply_len);
-	h = wire_get_head(reply);
+	if (wire_open(c->reply, c->reply_len, reply, &h) < 0)
+		reply->bad = true;
 	status = (int32_t)get_u32(reply);
 	get_str(reply, text, sizeof text);
 	if (reply->bad || h.type != (type | WIRE_REPLY) || status > 0)
@@ -235,6 +236,7 @@ int client_call(struct client *c, uint16_t type, const void *fields, uint32_t le
 	if (w.bad)
 		return err_set(e, -EMSGSIZE, "a request of %u bytes is too long", len);
 	c->call.len = (uint32_t)(w.p - c->call.out);
+	wire_seal(c->call.out, c->call.len);
 	while (!c->call.answered) {
 		rc = client_turn(c, 100 * NS_PER_MS, e);
 		if (rc < 0)

@@ -122,11 +122,14 @@ static void stream_lost_there(struct client *c, struct rcur *in)
 
 static void ctl_message(struct client *c, const void *data, uint32_t len)
 {
-	struct rcur in = rcur_init(data, len);
-	struct msg_head h = wire_get_head(&in);
+	struct rcur in;
+	struct msg_head h;
 
-	if (in.bad)
+	/* A damaged control message costs the control stream; the session resumes. */
+	if (wire_open(data, len, &in, &h) < 0) {
+		c->cfg.ops->stream_close(c->ctl, c->ctl_stream, false);
 		return;
+	}
 	if (h.type == MSG_STREAM_LOST)
 		stream_lost_there(c, &in);
 	else if (h.type == MSG_GOODBYE)
@@ -315,6 +318,7 @@ static void send_fence(struct client *c)
 	m = (struct msg_stream_down){ (uint32_t)c->fence, c->streams[c->fence].incarnation };
 	wire_put_head(&out, MSG_STREAM_DOWN, c->fence_id);
 	wire_put(&out, &wire_stream_down, &m);
+	wire_seal(head, (uint32_t)(out.p - head));
 	c->fence_sent = c->cfg.ops->send(c->ctl, c->ctl_stream,
 					 &(struct be_msg){ .head = head,
 							   .head_len = (uint32_t)(out.p - head),

@@ -233,7 +233,7 @@ static struct mem_op *op_due(const struct mem_stream *to)
 	const struct mem_stream *from = to->peer;
 	struct mem_op *op;
 
-	if (!from || from->delivered == from->tail || (to->state != UP && to->state != CLOSING))
+	if (!from || from->delivered == from->tail || to->cut || (to->state != UP && to->state != CLOSING))
 		return NULL;
 	op = op_at(from, from->delivered);
 	return op->due_ns <= now_of(to->mem) && !to->mem->fabric->partitioned ? op : NULL;
@@ -334,10 +334,11 @@ static int step_dying(struct mem_stream *s, struct be_event *ev)
 static void push_puts(struct mem_stream *s, bool *moved)
 {
 	struct mem_op *op;
+	bool cut = s->cut;
 
 	while (s->peer && (op = op_due(s->peer)) && op->is_put && !op->drop && place(s->peer, op))
 		*moved = true;
-	*moved |= s->cut;
+	*moved |= s->cut && !cut;
 }
 
 /* Nothing is left to wait for before a graceful end; a peer that is closing too gets its share. */
@@ -465,6 +466,7 @@ static uint64_t stream_next(const struct mem_stream *s, uint64_t now)
 	const struct mem_fabric *f = s->mem->fabric;
 	const struct mem_op *op = op_at(s, s->delivered);
 	bool flows = s->state == UP || s->state == CLOSING;
+	bool arrives = flows && s->delivered != s->tail && s->peer && s->peer->state != CONNECTING;
 	uint64_t best = UINT64_MAX;
 
 	if (s->state == FREE)
@@ -472,9 +474,9 @@ static uint64_t stream_next(const struct mem_stream *s, uint64_t now)
 	sooner(&best, now, s->state == DYING || s->tell, now);
 	sooner(&best, now, s->cut, s->cut_ns);
 	sooner(&best, now, s->state == CONNECTING || s->state == CLOSING, s->deadline_ns);
-	sooner(&best, now, s->state == CONNECTING && !s->lost && !s->request && !f->partitioned, s->due_ns);
+	sooner(&best, now, s->state == CONNECTING && !s->cut && !s->lost && !s->request && !f->partitioned, s->due_ns);
 	sooner(&best, now, flows && s->done != s->delivered, op_at(s, s->done)->done_ns);
-	sooner(&best, now, flows && s->delivered != s->tail && s->peer && !f->partitioned && !op->waited, op->due_ns);
+	sooner(&best, now, arrives && !f->partitioned && !op->waited, op->due_ns);
 	sooner(&best, now, flows && f->partitioned, f->partition_ns + idle_ns(f));
 	return best;
 }

@@ -225,6 +225,7 @@ void session_reply_send(struct session *s)
 		session_reply(s, -EMSGSIZE, "the answer does not fit a message: ask for less at a time");
 	}
 	s->reply_len = (uint32_t)(s->out.p - s->reply);
+	wire_seal(s->reply, s->reply_len);
 	s->reply_id = s->req.id;
 	s->reply_due = true;
 	s->op = OP_NONE;
@@ -234,10 +235,11 @@ void session_reply_send(struct session *s)
 	flush(s);
 }
 
-static bool send_small(struct session *s, const uint8_t *msg, const struct wcur *w)
+static bool send_small(struct session *s, uint8_t *msg, const struct wcur *w)
 {
 	const struct be_ops *ops = s->srv->cfg.ops;
 
+	wire_seal(msg, (uint32_t)(w->p - msg));
 	return s->ctl && ops->send(s->srv->ctl, s->ctl,
 				   &(struct be_msg){ .head = msg,
 						     .head_len = (uint32_t)(w->p - msg),
@@ -449,22 +451,23 @@ static void try_resume(struct session *s)
 
 static void take_request(struct session *s, const uint8_t *data, uint32_t len, uint32_t frame)
 {
-	s->in = rcur_init(data, len);
-	s->req = wire_get_head(&s->in);
+	wire_open(data, len, &s->in, &s->req);
 	s->frame = frame + 1;
 	session_request(s);
 }
 
 static void on_message(struct session *s, const struct be_event *ev)
 {
-	struct rcur c = rcur_init(ev->data, ev->len);
-	struct msg_head h = wire_get_head(&c);
 	const struct be_ops *ops = s->srv->cfg.ops;
-	bool repeated = !c.bad && (s->op != OP_NONE ? h.id == s->req.id : h.id == s->reply_id);
+	struct rcur c;
+	struct msg_head h;
+	bool bad = wire_open(ev->data, ev->len, &c, &h) < 0;
+	bool repeated = !bad && (s->op != OP_NONE ? h.id == s->req.id : h.id == s->reply_id);
 
-	if (s->dying || c.bad || h.type == MSG_STREAM_DOWN || repeated) {
-		if (!s->dying && c.bad)
-			fail(s, "it sent a message that cannot be read");
+	if (s->dying || bad || h.type == MSG_STREAM_DOWN || repeated) {
+		/* A damaged message costs the control stream; a client that means well resumes. */
+		if (!s->dying && bad)
+			ops->stream_close(s->srv->ctl, s->ctl, false);
 		else if (!s->dying && h.type == MSG_STREAM_DOWN)
 			fence(s, h.id, &c);
 		else if (!s->dying && s->op == OP_NONE)

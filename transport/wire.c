@@ -243,29 +243,64 @@ void wire_get(struct rcur *c, const struct wire_def *def, void *msg)
 		get_field(c, &def->fields[i], (uint8_t *)msg + def->fields[i].offset);
 }
 
+#define CRC_AT 8
+#define CHUNK_HEAD (WIRE_HEAD + 32)
+
 void wire_put_head(struct wcur *c, uint16_t type, uint32_t id)
 {
 	put_u16(c, type);
 	put_u16(c, 0);
 	put_u32(c, id);
+	put_u32(c, 0);
 }
 
-struct msg_head wire_get_head(struct rcur *c)
+void wire_seal(void *msg, uint32_t len)
 {
-	struct msg_head h;
+	struct wcur c = wcur_init((uint8_t *)msg + CRC_AT, 4);
 
-	h.type = get_u16(c);
-	if (get_u16(c) != 0)
-		c->bad = true;
-	h.id = get_u32(c);
-	return h;
+	put_u32(&c, crc32c(msg, len));
+}
+
+/* The header is summed with its crc field as zero. */
+static uint32_t message_crc(const uint8_t *msg, uint32_t len)
+{
+	static const uint8_t zero[4];
+	struct sum_state s;
+
+	sum_begin(&s, SUM_CRC32C);
+	sum_add(&s, msg, CRC_AT);
+	sum_add(&s, zero, sizeof zero);
+	sum_add(&s, msg + WIRE_HEAD, len - WIRE_HEAD);
+	return (uint32_t)sum_end(&s);
+}
+
+int wire_open(const void *msg, uint32_t len, struct rcur *c, struct msg_head *h)
+{
+	uint16_t flags;
+	uint32_t crc;
+
+	*c = rcur_init(msg, len);
+	h->type = get_u16(c);
+	flags = get_u16(c);
+	h->id = get_u32(c);
+	crc = get_u32(c);
+	if (c->bad)
+		return -EPROTO;
+	if (message_crc(msg, h->type == MSG_CHUNK && len > CHUNK_HEAD ? CHUNK_HEAD : len) != crc)
+		return -EBADMSG;
+	return flags ? -EPROTO : 0;
 }
 
 /* ---- data streams ------------------------------------------------------------------------------ */
 
-static uint32_t written(const struct wcur *c, const void *out)
+static uint32_t sealed(const struct wcur *c, void *out)
 {
-	return c->bad ? 0 : (uint32_t)(c->p - (const uint8_t *)out);
+	uint32_t len = (uint32_t)(c->p - (const uint8_t *)out);
+
+	if (c->bad)
+		return 0;
+	wire_seal(out, len);
+	return len;
 }
 
 uint32_t wire_put_commit(void *out, size_t cap, uint32_t transfer, const struct msg_commit *m)
@@ -276,7 +311,7 @@ uint32_t wire_put_commit(void *out, size_t cap, uint32_t transfer, const struct 
 	wire_put(&c, &wire_commit_head, m);
 	for (uint16_t i = 0; i < m->n; i++)
 		wire_put(&c, &wire_chunk_rec, &m->rec[i]);
-	return written(&c, out);
+	return sealed(&c, out);
 }
 
 int wire_get_commit(struct rcur *c, struct msg_commit *m)
@@ -295,7 +330,7 @@ uint32_t wire_put_ack(void *out, size_t cap, uint32_t transfer, const struct msg
 
 	wire_put_head(&c, MSG_ACK, transfer);
 	wire_put(&c, &wire_ack, m);
-	return written(&c, out);
+	return sealed(&c, out);
 }
 
 int wire_get_ack(struct rcur *c, struct msg_ack *m)
@@ -310,7 +345,7 @@ uint32_t wire_put_chunk(void *out, size_t cap, uint32_t transfer, const struct c
 
 	wire_put_head(&c, MSG_CHUNK, transfer);
 	wire_put(&c, &wire_chunk_rec, r);
-	return written(&c, out);
+	return sealed(&c, out);
 }
 
 int wire_get_chunk(struct rcur *c, struct chunk_rec *r)

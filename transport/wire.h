@@ -4,7 +4,8 @@
  *
  * Every struct below travels as its fields in the order of its table in wire.c,
  * little-endian, without padding. One table drives encoder and decoder.
- * A message is a header {type u16, flags u16 = 0, id u32} and its fields. On a
+ * A message is a header {type u16, flags u16 = 0, id u32, crc u32} and its fields;
+ * crc is the CRC32C of the message with crc = 0, for a CHUNK of all but its payload. On a
  * control stream `id` numbers the request; a reply has type | WIRE_REPLY, the request's id,
  * and starts with {status i32, text}. On a data stream `id` is the transfer.
  */
@@ -18,7 +19,7 @@
 
 #define WIRE_VERSION 1
 #define WIRE_CTL_MAX 65536      /* largest control message */
-#define WIRE_HEAD 8             /* message header */
+#define WIRE_HEAD 12            /* message header */
 #define WIRE_COMMIT_MAX 32      /* chunks in one COMMIT */
 #define WIRE_CREDITS 16         /* COMMITs a stream may have unanswered */
 #define WIRE_STREAMS_MAX 512
@@ -251,8 +252,11 @@ void wire_put(struct wcur *c, const struct wire_def *def, const void *msg);
 /* Fills *msg wholly, zero where the input was short (then c->bad). */
 void wire_get(struct rcur *c, const struct wire_def *def, void *msg);
 
+/* Begins a message; wire_seal ends it once all fields are in (payload of a CHUNK excepted). */
 void wire_put_head(struct wcur *c, uint16_t type, uint32_t id);
-struct msg_head wire_get_head(struct rcur *c);
+void wire_seal(void *msg, uint32_t len);
+/* Checks and reads the header; *c is left at the fields. 0, -EPROTO, or -EBADMSG for a damaged message. */
+int wire_open(const void *msg, uint32_t len, struct rcur *c, struct msg_head *h);
 
 /* Whole messages of the data streams. Encoders return the length; decoders 0 or -EPROTO. */
 uint32_t wire_put_commit(void *out, size_t cap, uint32_t transfer, const struct msg_commit *m);

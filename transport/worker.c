@@ -196,12 +196,18 @@ static void on_down(struct worker *w, struct wstream *s, const struct be_event *
 
 static void on_message(struct worker *w, struct wstream *s, const struct be_event *ev)
 {
-	struct rcur c = rcur_init(ev->data, ev->len);
-	struct msg_head h = wire_get_head(&c);
+	struct rcur c;
+	struct msg_head h;
+	int rc;
 
 	if (s->failing)
 		return;
-	switch (c.bad ? 0 : h.type) {
+	rc = wire_open(ev->data, ev->len, &c, &h);
+	if (rc < 0) {
+		stream_fail(w, s, rc);
+		return;
+	}
+	switch (h.type) {
 	case MSG_CHUNK:
 		rx_chunk(w, s, h.id, &c);
 		break;

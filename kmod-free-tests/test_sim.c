@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Seeded simulations of whole sessions over the mem backend: random shapes, random faults, destination memory
+ * compared byte for byte after every round. DWCP_SIM_SEEDS sets how many seeds; DWCP_SIM_SEED runs one, loudly.
+ *
+ * check: timeout=600
+ */
+#include "sim.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct shape {
+	unsigned streams, workers_here, workers_there;
+	uint64_t bytes;
+	uint32_t chunk;
+	enum sum_kind sum;
+	enum amst_sched sched;
+	bool one_sided, reverse;
+	uint64_t passes;
+	unsigned rounds;
+};
+
+static struct mem_faults pick_faults(struct sim *r, bool corrupt)
+{
+	struct mem_faults f = { 0 };
+
+	for (int d = 0; d < 2; d++) {
+		f.path[d].delay_ns = sim_rand(r, 3) ? sim_rand(r, 2 * NS_PER_MS) : 0;
+		f.path[d].jitter_ns = sim_rand(r, 2) ? sim_rand(r, 3 * NS_PER_MS) : 0;
+		f.path[d].bytes_per_s = sim_rand(r, 4) ? 0 : 10000000 + sim_rand(r, 1000000000);
+	}
+	f.done_delay_ns = sim_rand(r, 2) ? sim_rand(r, NS_PER_MS) : 0;
+	f.done_jitter_ns = sim_rand(r, 2) ? sim_rand(r, NS_PER_MS) : 0;
+	f.notice_jitter_ns = sim_rand(r, 2) ? sim_rand(r, 20 * NS_PER_MS) : 0;
+	f.short_ppm = sim_rand(r, 2) ? (uint32_t)sim_rand(r, 400000) : 0;
+	f.torn_ppm = sim_rand(r, 2) ? (uint32_t)sim_rand(r, 300000) : 0;
+	f.drop_ppm = sim_rand(r, 2) ? (uint32_t)sim_rand(r, 15000) : 0;
+	f.refuse_ppm = 0;
+	f.corrupt_ppm = corrupt ? (uint32_t)sim_rand(r, 20000) : 0;
+	f.connect_timeout_ns = 200 * NS_PER_MS;
+	f.idle_timeout_ns = 2 * NS_PER_S;
+	return f;
+}
+
+static struct shape pick_shape(struct sim *r)
+{
+	struct shape s = {
+		.streams = 1 + (unsigned)sim_rand(r, sim_rand(r, 4) ? 6 : 40),
+		.workers_there = 1 + (unsigned)sim_rand(r, 4),
+		.bytes = 1 + sim_rand(r, sim_rand(r, 3) ? 300000 : 3000000),
+		.chunk = 1u << (10 + sim_rand(r, 8)),
+		.sum = (enum sum_kind)sim_rand(r, SUM_KINDS),
+		.sched = (enum amst_sched)sim_rand(r, 3),
+		.one_sided = sim_rand(r, 3) == 0,
+		.reverse = sim_rand(r, 4) == 0,
+		.passes = sim_rand(r, 3) ? 1 : 1 + sim_rand(r, 3),
+		.rounds = 1 + (unsigned)sim_rand(r, 3),
+	};
+
+	s.workers_here = 1 + (unsigned)sim_rand(r, s.streams < 4 ? s.streams : 4);
+	s.chunk -= (uint32_t)(sim_rand(r, 3) ? 0 : sim_rand(r, s.chunk / 2));
+	return s;
+}
+
+/* Control messages are not summed by AMST, so a corrupted fabric is only let loose while chunks move. */
+static void calm(struct sim *s, uint32_t corrupt)
+{
+	mem_fabric_faults(s->fabric)->corrupt_ppm = corrupt;
+}
+
+static bool loud;
+
+static int forward(struct sim *s, const struct shape *sh, uint8_t *src, uint32_t corrupt, struct err *e)
+{
+	struct amst_extent x = { .len = sh->bytes };
+	struct be_token token;
+	struct msg_xfer_result r;
+	uint64_t len;
+	int rc = client_region_make(s->client, 1, sh->bytes, 0, &token, NULL, e);
+
+	for (unsigned round = 0; rc == 0 && round < sh->rounds; round++) {
+		struct amst_tx tx = { .chunk = sh->chunk, .sum = sh->sum, .passes = sh->passes, .extents = &x,
+				      .n_extents = 1, .base = src, .token = token };
+		uint8_t *there;
+
+		rng_fill(src, sh->bytes, sim_rand(s, UINT32_MAX));
+		calm(s, corrupt);
+		rc = client_transfer(s->client, &tx, XFER_PUT, NULL, &r, e);
+		calm(s, 0);
+		if (rc < 0)
+			break;
+		there = sim_region(s, 1, &len);
+		assert_non_null(there);
+		assert_int_equal(len, sh->bytes);
+		assert_true(r.whole);
+		if (memcmp(there, src, sh->bytes))
+			rc = err_set(e, -EBADMSG, "round %u: the bytes differ", round);
+	}
+	return rc;
+}
+
+static int reverse(struct sim *s, const struct shape *sh, uint8_t *dst, uint32_t corrupt, struct err *e)
+{
+	struct be_token there, here;
+	struct msg_pull_result r;
+	uint64_t len;
+	uint8_t *src;
+	int rc = client_region_make(s->client, 1, sh->bytes, 7, &there, NULL, e);
+
+	if (rc == 0)
+		rc = client_region_offer(s->client, 2, dst, sh->bytes, &here, e);
+	for (unsigned round = 0; rc == 0 && round < sh->rounds; round++) {
+		src = sim_region(s, 1, &len);
+		assert_non_null(src);
+		rng_fill(src, sh->bytes, sim_rand(s, UINT32_MAX));
+		calm(s, corrupt);
+		rc = client_pull(s->client, 1, 2, here, sh->bytes, sh->bytes, sh->passes, sh->chunk, NULL, &r, e);
+		calm(s, 0);
+		if (rc == 0 && memcmp(src, dst, sh->bytes))
+			rc = err_set(e, -EBADMSG, "round %u: the bytes differ", round);
+	}
+	return rc;
+}
+
+static int run_seed(uint64_t seed)
+{
+	struct sim pick = { .rng = seed * 2654435761u + 1 }, s;
+	struct shape sh = pick_shape(&pick);
+	struct mem_faults f = pick_faults(&pick, sh.sum != SUM_NONE && sim_rand(&pick, 2));
+	uint32_t corrupt = f.corrupt_ppm;
+	struct client_config cfg;
+	struct err e = { 0 };
+	uint8_t *mem = malloc(sh.bytes + 16);
+	int rc;
+
+	assert_non_null(mem);
+	memset(mem + sh.bytes, 0xa5, 16);
+	f.corrupt_ppm = 0;
+	if (loud)
+		printf("seed %llu: streams %u workers %u/%u bytes %llu chunk %u sum %d sched %d %s%spasses %llu rounds %u drop %u "
+		       "corrupt %u short %u torn %u\n", (unsigned long long)seed, sh.streams, sh.workers_here, sh.workers_there,
+		       (unsigned long long)sh.bytes, sh.chunk, sh.sum, sh.sched, sh.one_sided ? "one-sided " : "",
+		       sh.reverse ? "reverse " : "", (unsigned long long)sh.passes, sh.rounds, f.drop_ppm, corrupt, f.short_ppm,
+		       f.torn_ppm);
+	rc = sim_open(&s, sh.one_sided ? &mem_one_sided_ops : &mem_ops, NULL, seed, sh.workers_there, NULL);
+	assert_int_equal(rc, 0);
+	cfg = sim_client(&s);
+	cfg.streams = sh.streams;
+	cfg.workers = sh.workers_here;
+	cfg.sched = sh.sched;
+	cfg.sum = sh.sum;
+	/* Until a session is agreed a lost connection is an error, as a user would expect: faults come later. */
+	rc = client_open(&s.client, &cfg, NULL, &e);
+	if (rc == 0) {
+		*mem_fabric_faults(s.fabric) = f;
+		rc = sh.reverse ? reverse(&s, &sh, mem, corrupt, &e) : forward(&s, &sh, mem, corrupt, &e);
+	}
+	if (rc == 0 && memchr(mem + sh.bytes, 0, 16))
+		rc = err_set(&e, -EFAULT, "something was written behind the region");
+	if (rc < 0 || loud)
+		printf("seed %llu: %d %s (reconnects %llu, resumes %llu, virtual time %.3f s)\n", (unsigned long long)seed, rc, e.why,
+		       s.client ? (unsigned long long)client_reconnects(s.client) : 0,
+		       s.client ? (unsigned long long)client_resumes(s.client) : 0, (double)s.now / 1e9);
+	*mem_fabric_faults(s.fabric) = (struct mem_faults){ 0 };
+	sim_close(&s);
+	free(mem);
+	return rc;
+}
+
+static void test_seeds(void **state)
+{
+	const char *one = getenv("DWCP_SIM_SEED"), *many = getenv("DWCP_SIM_SEEDS");
+	uint64_t n = many ? strtoull(many, NULL, 10) : 1500, bad = 0;
+
+	(void)state;
+	if (one) {
+		loud = true;
+		assert_int_equal(run_seed(strtoull(one, NULL, 10)), 0);
+		return;
+	}
+	for (uint64_t seed = 1; seed <= n; seed++)
+		bad += run_seed(seed) < 0;
+	assert_int_equal(bad, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_seeds) };
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
