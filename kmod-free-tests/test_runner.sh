@@ -6,6 +6,7 @@
 set -uo pipefail
 tmp=${TEST_TMP:?}
 failed=0
+tag=check # not spelled out below: run.sh reads this file too
 unset COUNTS MAKEFLAGS
 tree=$tmp/tree
 tests=$tree/kmod-free-tests
@@ -30,7 +31,7 @@ program() { # name body-of-the-second-test [compiler flags]
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
-/* check: timeout=2 */
+/* $tag: timeout=2 */
 static void bye(void) { _exit(7); }
 static void first(void **s) { (void)s; printf("no newline"); fflush(stdout); }
 static void second(void **s) { (void)s; $body; }
