@@ -5,7 +5,7 @@
 
 int err_set(struct err *e, int code, const char *fmt, ...)
 {
-	char line[sizeof e->why];
+	char line[sizeof((struct err){ 0 }.why)];
 	va_list ap;
 
 	if (!e)

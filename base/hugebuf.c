@@ -116,7 +116,7 @@ static int too_large(struct err *e, size_t len, uint64_t available)
 int hugebuf_alloc(struct hugebuf *b, size_t len, bool prefault, struct err *e)
 {
 	size_t page = (size_t)sysconf(_SC_PAGESIZE);
-	struct hugebuf new;
+	struct hugebuf new = { 0 };
 	uint64_t available;
 	char size[32];
 	int rc;

@@ -201,7 +201,10 @@ static void short_write_keeps_the_old_file(void **state)
 
 		signal(SIGXFSZ, SIG_IGN);
 		setrlimit(RLIMIT_FSIZE, &limit);
-		_exit(json_write(large, file, NULL) == -EFBIG ? 42 : 1);
+		status = json_write(large, file, NULL) == -EFBIG ? 42 : 1;
+		json_decref(old);
+		json_decref(large);
+		_exit(status);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 42);

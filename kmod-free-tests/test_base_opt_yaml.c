@@ -209,13 +209,14 @@ static void broken_files(void **state)
 	memset(big, '#', 3 << 20);
 	assert_int_equal(load_bytes(big, 3 << 20), -EFBIG);
 	assert_int_equal(load_bytes(big, 1 << 20), 0); /* one long comment */
-	memset(big, '[', 3 << 20);
-	memcpy(big, "hde: ", 5);
+	for (size_t i = 0; i < 1 << 20; i++)
+		big[i] = i < 5 ? "hde: "[i] : '[';
 	assert_int_equal(load_bytes(big, 1 << 20), -EINVAL);
 	assert_non_null(strstr(e.why, "more than 32 levels"));
-	for (size_t i = 5; i + 1 < 1 << 20; i += 2)
-		memcpy(big + i, "- ", 2);
+	for (size_t i = 0; i < 1 << 20; i++)
+		big[i] = i < 5 ? "hde:\n"[i] : "- "[(i - 5) % 2];
 	assert_int_equal(load_bytes(big, 1 << 20), -EINVAL);
+	assert_non_null(strstr(e.why, "more than 32 levels"));
 	free(big);
 }
 
