@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The file store against hostile names, links, races, other transfers and full disks. */
-#include "base/util.h"
-#include "kmod-free-tests/tree.h"
-#include "transport/store.h"
+/* The file store against races, other transfers, full disks and missing permissions. */
+#include "kmod-free-tests/store_fixture.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -31,201 +29,13 @@
 		}                                                                  \
 	} while (0)
 
-static char *top; /* holds "in", the store, and what must stay untouched beside it */
-static const char *in;
-static struct store *store;
-
-static int setup(void **state)
-{
-	static char buf[PATH_MAX];
-
-	(void)state;
-	top = tree_make();
-	snprintf(buf, sizeof buf, "%s", tree_path(top, "in"));
-	in = buf;
-	return mkdir(in, 0755) || store_open(&store, in, NULL);
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	store_close(store);
-	tree_remove(top);
-	return 0;
-}
-
-static int try_begin(struct store *s, const char *name, uint64_t size, bool resume, struct store_file **f,
-		     struct err *e)
-{
-	static struct store_spec spec;
-	uint64_t have;
-
-	spec = (struct store_spec){
-		.kind = STORE_FILE, .resume = resume, .mode = 0644, .size = size, .mtime_s = 1, .data_bytes = size
-	};
-	snprintf(spec.name, sizeof spec.name, "%s", name);
-	return store_begin(s, &spec, f, &have, e);
-}
-
-static int try_folder(const char *name)
-{
-	struct store_spec spec = { .kind = STORE_DIR, .mode = 0755 };
-	struct store_file *f;
-	uint64_t have;
-	int rc;
-
-	snprintf(spec.name, sizeof spec.name, "%s", name);
-	rc = store_begin(store, &spec, &f, &have, NULL);
-	if (!rc)
-		store_abandon(f, false);
-	return rc;
-}
-
-static void refused(const char *name, int code)
-{
-	struct store_file *f = (struct store_file *)&refused;
-	struct err e = { 0 };
-
-	assert_int_equal(try_begin(store, name, 1, false, &f, &e), code);
-	assert_int_equal(e.code, code);
-	assert_true(strlen(e.why) > 20);
-	assert_ptr_equal(f, &refused);
-	assert_int_equal(try_folder(name), code);
-}
-
-static void test_refused_names(void **state)
-{
-	static const char *const names[] = {
-		"",
-		"/",
-		"/etc/x",
-		"//x",
-		".",
-		"..",
-		"../x",
-		"a/../../x",
-		"a/..",
-		"a/.",
-		"./a",
-		"a/./b",
-		"a//b",
-		"a/",
-		"a/b/",
-		"x\n",
-		"\x1b[2J",
-		"a/\x7f",
-		"\tx",
-		"x.dwcp-part",
-		".x.dwcp-part",
-		".dwcp-part",
-		"a.dwcp-part/b",
-	};
-	static const char *const fine[] = { "a",     "...", "..a",          "a..", ".a",  "a b",  "\xc3\xa4", "\xff",
-					    "a/...", "-",   "x.dwcp-part2", "~",   "con", "a\\b", "C:" };
-	char name[STORE_NAME_MAX + 8];
-
-	(void)state;
-	for (size_t i = 0; i < ARRAY_LEN(names); i++)
-		refused(names[i], -EINVAL);
-	memset(name, 'a', sizeof name);
-	name[NAME_MAX + 1] = 0;
-	refused(name, -ENAMETOOLONG);
-	for (size_t i = 0; i < sizeof name; i += 2)
-		memcpy(name + i, "a/", 2);
-	name[STORE_NAME_MAX] = 0;
-	assert_int_equal(store_name_check(name, NULL), -ENAMETOOLONG);
-	memset(name, 'a', sizeof name); /* no NUL within the field */
-	assert_int_equal(store_name_check(name, NULL), -ENAMETOOLONG);
-	assert_int_equal(tree_count(top), 1);
-	for (size_t i = 0; i < ARRAY_LEN(fine); i++)
-		assert_int_equal(store_name_check(fine[i], NULL), 0);
-}
-
-static void test_deepest_name(void **state)
-{
-	char name[STORE_NAME_MAX];
-	struct store_file *f;
-
-	(void)state;
-	for (size_t i = 0; i < sizeof name; i += 2)
-		memcpy(name + i, "a/", 2);
-	name[sizeof name - 1] = 0; /* 1024 components */
-	assert_int_equal(store_name_check(name, NULL), 0);
-	assert_int_equal(try_begin(store, name, 0, false, &f, NULL), 0);
-	assert_int_equal(store_finish(f, false, NULL), 0);
-	assert_int_equal(tree_count(in), STORE_NAME_MAX / 2);
-}
-
-static void test_links_are_not_followed(void **state)
-{
-	struct store_file *f;
-	struct err e = { 0 };
-
-	(void)state;
-	assert_int_equal(mkdir(tree_path(top, "out"), 0755), 0);
-	tree_write(top, "out/secret", "secret", 6);
-	assert_int_equal(symlink("../out", tree_path(in, "mid")), 0);
-	assert_int_equal(symlink("../out/secret", tree_path(in, "last")), 0);
-	assert_int_equal(symlink("/nowhere/at/all", tree_path(in, "dangling")), 0);
-	assert_int_equal(symlink("../out/new", tree_path(in, ".p.dwcp-part")), 0);
-	assert_int_equal(mkdir(tree_path(in, "real"), 0755), 0);
-	assert_int_equal(symlink("real", tree_path(in, "inside")), 0);
-	refused("mid/x", -ELOOP);
-	refused("mid/y/x", -ELOOP);
-	refused("inside/x", -ELOOP); /* also where it would stay inside */
-	refused("dangling/x", -ELOOP);
-	assert_int_equal(try_begin(store, "last", 1, false, &f, &e), -ELOOP);
-	assert_non_null(strstr(e.why, "last"));
-	assert_int_equal(try_begin(store, "last", 1, true, &f, NULL), -ELOOP);
-	assert_int_equal(try_begin(store, "p", 1, false, &f, NULL), -ELOOP);
-	assert_true(try_folder("mid") < 0);
-	assert_int_equal(tree_count(tree_path(top, "out")), 1);
-	tree_expect(top, "out/secret", "secret", 6);
-
-	/* A link that appears at the name meanwhile is replaced, not followed. */
-	assert_int_equal(try_begin(store, "late", 3, false, &f, NULL), 0);
-	assert_int_equal(store_write(f, "new", 3, 0), 0);
-	assert_int_equal(symlink("../out/secret", tree_path(in, "late")), 0);
-	assert_int_equal(store_finish(f, false, NULL), 0);
-	tree_expect(in, "late", "new", 3);
-	tree_expect(top, "out/secret", "secret", 6);
-}
-
-static void test_kinds_clash(void **state)
-{
-	struct store_file *f;
-
-	(void)state;
-	assert_int_equal(mkdir(tree_path(in, "folder"), 0755), 0);
-	tree_write(in, "file", "x", 1);
-	assert_int_equal(mkfifo(tree_path(in, "fifo"), 0644), 0);
-	assert_int_equal(mkfifo(tree_path(in, ".p.dwcp-part"), 0644), 0);
-	assert_int_equal(mkdir(tree_path(in, ".q.dwcp-part"), 0755), 0);
-	assert_int_equal(try_begin(store, "folder", 1, false, &f, NULL), -EISDIR);
-	assert_int_equal(try_begin(store, "file/x", 1, false, &f, NULL), -ENOTDIR);
-	assert_int_equal(try_begin(store, "file/x/y", 1, false, &f, NULL), -ENOTDIR);
-	assert_int_equal(try_begin(store, "fifo", 1, true, &f, NULL), -EEXIST);
-	assert_int_equal(try_begin(store, "p", 1, false, &f, NULL), -EEXIST);
-	assert_int_equal(try_begin(store, "q", 1, false, &f, NULL), -EISDIR);
-	assert_int_equal(try_folder("file"), -ENOTDIR);
-	assert_int_equal(try_folder("file/x"), -ENOTDIR);
-	assert_int_equal(tree_count(in), 5);
-
-	/* A folder that appears meanwhile: the part stays. */
-	assert_int_equal(try_begin(store, "f", 1, false, &f, NULL), 0);
-	assert_int_equal(store_write(f, "x", 1, 0), 0);
-	assert_int_equal(mkdir(tree_path(in, "f"), 0755), 0);
-	assert_int_equal(store_finish(f, false, NULL), -EISDIR);
-	tree_expect(in, ".f.dwcp-part", "x", 1);
-}
-
 static int begin_elsewhere(void *ctx)
 {
 	struct store_file *f;
 	struct store *mine;
 	int rc;
 
-	EXPECT(!store_open(&mine, in, NULL));
+	EXPECT(!store_open(&mine, dir, NULL));
 	rc = try_begin(mine, ctx, 1, true, &f, NULL);
 	return rc == -EBUSY ? 16 : rc ? 1 : 0;
 }
@@ -236,14 +46,14 @@ static void test_two_receivers(void **state)
 	struct err e = { 0 };
 
 	(void)state;
-	tree_write(in, "f", "old", 3);
+	tree_write(dir, "f", "old", 3);
 	assert_int_equal(try_begin(store, "f", 3, false, &f, NULL), 0);
 	assert_int_equal(try_begin(store, "f", 3, false, &g, &e), -EBUSY);
 	assert_non_null(strstr(e.why, "another transfer"));
 	assert_int_equal(tree_fork(begin_elsewhere, (void *)"f", NULL, -1), 16);
 	assert_int_equal(store_write(f, "new", 3, 0), 0);
 	assert_int_equal(store_finish(f, false, NULL), 0);
-	tree_expect(in, "f", "new", 3);
+	tree_expect(dir, "f", "new", 3);
 	assert_int_equal(try_begin(store, "f", 3, false, &g, NULL), 0);
 	store_abandon(g, false);
 	assert_int_equal(tree_fork(begin_elsewhere, (void *)"f", NULL, -1), 0);
@@ -255,21 +65,21 @@ static void test_part_taken_away(void **state)
 	struct err e = { 0 };
 
 	(void)state;
-	tree_write(in, "f", "old", 3);
+	tree_write(dir, "f", "old", 3);
 	assert_int_equal(try_begin(store, "f", 3, false, &f, NULL), 0);
-	assert_int_equal(unlink(tree_path(in, ".f.dwcp-part")), 0);
+	assert_int_equal(unlink(tree_path(dir, ".f.dwcp-part")), 0);
 	assert_int_equal(store_finish(f, false, &e), -ESTALE);
 	assert_non_null(strstr(e.why, "\"f\""));
 	assert_int_equal(try_begin(store, "f", 3, false, &f, NULL), 0);
-	tree_write(in, "x", "bad", 3);
-	assert_int_equal(rename(tree_path(in, "x"), tree_path(in, ".f.dwcp-part")), 0);
+	tree_write(dir, "x", "bad", 3);
+	assert_int_equal(rename(tree_path(dir, "x"), tree_path(dir, ".f.dwcp-part")), 0);
 	assert_int_equal(store_finish(f, false, NULL), -ESTALE);
-	tree_expect(in, "f", "old", 3);
+	tree_expect(dir, "f", "old", 3);
 	assert_int_equal(try_begin(store, "f", 3, true, &f, NULL), 0);
-	assert_int_equal(rename(tree_path(in, ".f.dwcp-part"), tree_path(in, "y")), 0);
-	tree_write(in, ".f.dwcp-part", "mine", 4);
+	assert_int_equal(rename(tree_path(dir, ".f.dwcp-part"), tree_path(dir, "y")), 0);
+	tree_write(dir, ".f.dwcp-part", "mine", 4);
 	store_abandon(f, false); /* removes its own part only */
-	tree_expect(in, ".f.dwcp-part", "mine", 4);
+	tree_expect(dir, ".f.dwcp-part", "mine", 4);
 }
 
 static void test_part_with_second_name(void **state)
@@ -278,12 +88,12 @@ static void test_part_with_second_name(void **state)
 
 	(void)state;
 	tree_write(top, "precious", "precious", 8);
-	assert_int_equal(link(tree_path(top, "precious"), tree_path(in, ".f.dwcp-part")), 0);
+	assert_int_equal(link(tree_path(top, "precious"), tree_path(dir, ".f.dwcp-part")), 0);
 	assert_int_equal(try_begin(store, "f", 3, false, &f, NULL), 0);
 	assert_int_equal(store_write(f, "new", 3, 0), 0);
 	assert_int_equal(store_finish(f, false, NULL), 0);
 	tree_expect(top, "precious", "precious", 8);
-	tree_expect(in, "f", "new", 3);
+	tree_expect(dir, "f", "new", 3);
 }
 
 /* Puts a folder and a link that leads out under the same name in turn, until killed. */
@@ -292,8 +102,8 @@ static int swap_for_ever(void *ctx)
 	char a[PATH_MAX], b[PATH_MAX];
 
 	(void)ctx;
-	snprintf(a, sizeof a, "%s/d", in);
-	snprintf(b, sizeof b, "%s/link", in);
+	snprintf(a, sizeof a, "%s/d", dir);
+	snprintf(b, sizeof b, "%s/link", dir);
 	alarm(30);
 	for (;;)
 		if (renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE))
@@ -308,8 +118,8 @@ static void test_folder_swapped_for_link(void **state)
 
 	(void)state;
 	assert_int_equal(mkdir(tree_path(top, "out"), 0755), 0);
-	assert_int_equal(mkdir(tree_path(in, "d"), 0755), 0);
-	assert_int_equal(symlink("../out", tree_path(in, "link")), 0);
+	assert_int_equal(mkdir(tree_path(dir, "d"), 0755), 0);
+	assert_int_equal(symlink("../out", tree_path(dir, "link")), 0);
 	fflush(NULL);
 	pid = fork();
 	assert_true(pid >= 0);
@@ -345,7 +155,7 @@ static int write_letter(void *ctx)
 	unsigned done = 0;
 
 	memset(block, letter, sizeof block);
-	EXPECT(!store_open(&mine, in, NULL));
+	EXPECT(!store_open(&mine, dir, NULL));
 	for (unsigned i = 0; i < 3000 && done < 200; i++) {
 		struct store_file *f;
 		int rc = try_begin(mine, "f", 4000, letter == 'a', &f, NULL);
@@ -375,7 +185,7 @@ static void test_receivers_take_turns(void **state)
 	char got[4001];
 
 	(void)state;
-	tree_write(in, "f", "", 0);
+	tree_write(dir, "f", "", 0);
 	fflush(NULL);
 	for (int i = 0; i < 2; i++) {
 		pid[i] = fork();
@@ -384,7 +194,7 @@ static void test_receivers_take_turns(void **state)
 			_exit(write_letter((void *)(i ? "b" : "a")));
 	}
 	for (unsigned i = 0; i < 2000; i++) { /* what is there is whole, always */
-		int fd = open(tree_path(in, "f"), O_RDONLY | O_CLOEXEC);
+		int fd = open(tree_path(dir, "f"), O_RDONLY | O_CLOEXEC);
 		ssize_t n;
 
 		assert_true(fd >= 0);
@@ -415,15 +225,15 @@ static int fill_disk(void *ctx)
 
 	(void)ctx;
 	if ((unshare(CLONE_NEWNS) && unshare(CLONE_NEWUSER | CLONE_NEWNS)) ||
-	    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) || mount("none", in, "tmpfs", 0, "size=4m"))
+	    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) || mount("none", dir, "tmpfs", 0, "size=4m"))
 		return CHILD_SKIP;
-	EXPECT(!store_open(&mine, in, NULL));
+	EXPECT(!store_open(&mine, dir, NULL));
 
 	/* Known to be too much: refused at once, nothing left behind. */
 	spec.data_bytes = 5 * MB;
 	EXPECT(store_begin(mine, &spec, &f, &have, &e) == -ENOSPC);
 	EXPECT(strstr(e.why, "big") && strstr(e.why, "free some space"));
-	EXPECT(stat(tree_path(in, ".big.dwcp-part"), &st) && errno == ENOENT);
+	EXPECT(stat(tree_path(dir, ".big.dwcp-part"), &st) && errno == ENOENT);
 
 	/* The size alone is none: holes take no room. */
 	spec.data_bytes = 3 * MB;
@@ -442,7 +252,7 @@ static int fill_disk(void *ctx)
 	store_abandon(f, true);
 	spec.data_bytes = 5 * MB;
 	EXPECT(store_begin(mine, &spec, &f, &have, NULL) == -ENOSPC);
-	EXPECT(!stat(tree_path(in, ".big.dwcp-part"), &st)); /* still worth a resume */
+	EXPECT(!stat(tree_path(dir, ".big.dwcp-part"), &st)); /* still worth a resume */
 	spec.resume = false;
 	spec.data_bytes = 4 * MB - 65536; /* fits once the old part is cut */
 	EXPECT(!store_begin(mine, &spec, &f, &have, NULL));
@@ -477,7 +287,7 @@ static void test_disk_full(void **state)
 		skip();
 	}
 	assert_int_equal(rc, 0);
-	assert_int_equal(tree_count(in), 0);
+	assert_int_equal(tree_count(dir), 0);
 }
 
 static int exceed_limit(void *ctx)
@@ -490,10 +300,10 @@ static int exceed_limit(void *ctx)
 
 	(void)ctx;
 	signal(SIGXFSZ, SIG_IGN);
-	EXPECT(!store_open(&mine, in, NULL));
+	EXPECT(!store_open(&mine, dir, NULL));
 	EXPECT(!setrlimit(RLIMIT_FSIZE, &limit));
 	EXPECT(try_begin(mine, "f", 3 * MB, false, &f, NULL) == -EFBIG);
-	EXPECT(stat(tree_path(in, ".f.dwcp-part"), &st) && errno == ENOENT);
+	EXPECT(stat(tree_path(dir, ".f.dwcp-part"), &st) && errno == ENOENT);
 	EXPECT(!try_begin(mine, "f", 2 * MB, false, &f, NULL));
 	EXPECT(!store_write(f, block, MB, MB));
 	limit.rlim_cur = MB;
@@ -572,57 +382,22 @@ static void test_without_privilege(void **state)
 		print_message("SKIP test_without_privilege: only root can make files of two owners\n");
 		skip();
 	}
-	assert_int_equal(mkdir(tree_path(in, "ro"), 0555), 0);
-	assert_int_equal(mkdir(tree_path(in, "none"), 0), 0);
-	tree_write(in, ".g.dwcp-part", "bait", 4);
-	assert_int_equal(chmod(tree_path(in, ".g.dwcp-part"), 0666), 0);
-	assert_int_equal(chown(tree_path(in, "none"), NOBODY, NOBODY), 0);
-	assert_int_equal(chown(in, NOBODY, NOBODY), 0);
-	assert_int_equal(tree_fork(without_privilege, NULL, in, NOBODY), 0);
-}
-
-static void test_open(void **state)
-{
-	struct store *s = NULL;
-	struct err e = { 0 };
-
-	(void)state;
-	assert_int_equal(store_open(&s, tree_path(top, "missing"), &e), -ENOENT);
-	assert_non_null(strstr(e.why, "missing"));
-	tree_write(top, "file", "", 0);
-	assert_int_equal(store_open(&s, tree_path(top, "file"), NULL), -ENOTDIR);
-	assert_null(s);
-	store_close(NULL);
-}
-
-static void test_shown_names(void **state)
-{
-	char buf[16];
-
-	(void)state;
-	assert_string_equal(store_name_show(buf, sizeof buf, "short"), "short");
-	assert_string_equal(store_name_show(buf, sizeof buf, "exactly fifteen"), "exactly fifteen");
-	assert_string_equal(store_name_show(buf, sizeof buf, "one more than that"), "one mo...n that");
+	assert_int_equal(mkdir(tree_path(dir, "ro"), 0555), 0);
+	assert_int_equal(mkdir(tree_path(dir, "none"), 0), 0);
+	tree_write(dir, ".g.dwcp-part", "bait", 4);
+	assert_int_equal(chmod(tree_path(dir, ".g.dwcp-part"), 0666), 0);
+	assert_int_equal(chown(tree_path(dir, "none"), NOBODY, NOBODY), 0);
+	assert_int_equal(chown(dir, NOBODY, NOBODY), 0);
+	assert_int_equal(tree_fork(without_privilege, NULL, dir, NOBODY), 0);
 }
 
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		TEST(test_refused_names),
-		TEST(test_deepest_name),
-		TEST(test_links_are_not_followed),
-		TEST(test_kinds_clash),
-		TEST(test_two_receivers),
-		TEST(test_part_taken_away),
-		TEST(test_part_with_second_name),
-		TEST(test_folder_swapped_for_link),
-		TEST(test_receivers_take_turns),
-		TEST(test_disk_full),
-		TEST(test_file_size_limit),
-		TEST(test_without_privilege),
-		TEST(test_open),
-		TEST(test_shown_names),
+#define TEST(f) cmocka_unit_test_setup_teardown(f, store_setup, store_teardown)
+		TEST(test_two_receivers),           TEST(test_part_taken_away),      TEST(test_part_with_second_name),
+		TEST(test_folder_swapped_for_link), TEST(test_receivers_take_turns), TEST(test_disk_full),
+		TEST(test_file_size_limit),         TEST(test_without_privilege),
 	};
 
 	return cmocka_run_group_tests_name("store_faults", tests, NULL, NULL);
