@@ -38,8 +38,10 @@ Q       := $(if $(V),,@)
 # ---- flags -------------------------------------------------------------------------------------
 
 PKGS       := liburing yaml-0.1 jansson libxxhash libisal
-PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+CLI_PKGS   := libmicrohttpd
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) $(CLI_PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+CLI_LIBS   := $(shell pkg-config --libs $(CLI_PKGS) 2>/dev/null)
 TEST_LIBS  := $(shell pkg-config --libs cmocka 2>/dev/null || echo -lcmocka)
 
 SAN_asan := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
@@ -105,7 +107,7 @@ COMMIT = $(shell test -e .git && git --no-optional-locks -c safe.directory='*' d
 FORCE:
 
 $(B)/.flags: FORCE
-	@pkg-config --exists $(PKGS) || { echo "dwcp: development packages are missing ($(PKGS)): run \`make deps'" >&2; exit 1; }
+	@pkg-config --exists $(PKGS) $(CLI_PKGS) || { echo "dwcp: development packages are missing ($(PKGS) $(CLI_PKGS)): run \`make deps'" >&2; exit 1; }
 	$(call stamp,"$$($(CC) --version | head -n 1)" $(call quote,$(ALL_CFLAGS)) $(call quote,$(ALL_LDFLAGS) $(ALL_LIBS)))
 $(B)/.sources: FORCE
 	$(call stamp,$(lib_src) $(cli_src) $(help_src))
@@ -141,7 +143,7 @@ $(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(1) $(ALL_LIBS
 endef
 
 $(DWCP): $(call obj,$(cli_src)) $(LIB) $(B)/.sources
-	$(call link)
+	$(call link,$(CLI_LIBS))
 $(BUILD)/dwcp: $(DWCP)
 	@ln -sfn $(VARIANT)/dwcp $@
 $(B)/bench/%: $(B)/obj/bench/main_%.o $(LIB)

@@ -19,6 +19,8 @@
 #include "base/opt.h"
 #include <signal.h>
 
+extern const char cmd_version[]; /* "0.1.0" */
+
 enum cmd_exit {
 	CMD_RUN = -1, /* cmd_options: options are set, go on */
 	CMD_OK = 0,

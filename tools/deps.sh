@@ -3,7 +3,8 @@
 # Installs the Debian packages that are missing for the groups named: build, check, bench.
 set -euo pipefail
 
-build=(gcc libc6-dev make pkg-config liburing-dev libyaml-dev libjansson-dev libxxhash-dev libisal-dev)
+build=(gcc libc6-dev make pkg-config liburing-dev libyaml-dev libjansson-dev libxxhash-dev libisal-dev
+	libmicrohttpd-dev)
 check=(libcmocka-dev clang libclang-rt-14-dev clang-tidy clang-format cppcheck shellcheck valgrind libc6-dbg iproute2
 	man-db)
 bench=(iperf3 socat iproute2)

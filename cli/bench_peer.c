@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT */
+#include "cli/bench_peer.h"
+#include "base/log.h"
+#include "cli/cmd.h"
+#include "transport/server.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define START_WAIT_MS 20000
+#define END_WAIT_MS 3000
+#define END_STEP_MS 5
+
+/* What the child says when it is ready, or cannot be; less than a pipe takes at once. */
+struct hello {
+	int rc;
+	struct be_addr addr;
+	struct err err;
+};
+
+static int open_server(struct server **s, const struct transfer *t, uint64_t memory_max, struct err *e)
+{
+	struct server_config cfg = {
+		.ops = t->ops,
+		.be_opts = t->be_opts,
+		.listen.len = sizeof(struct sockaddr_in),
+		.listen.in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) },
+		.workers = t->workers,
+		.sessions = 1,
+		.memory_max = memory_max,
+		.cpus = t->cpus.n ? t->cpus.v : NULL,
+		.n_cpus = t->cpus.n,
+		.timeout_ns = t->opts->timeout_ns,
+		.clock = clock_mono,
+		.release = cmd_version,
+		.seed = 1,
+	};
+
+	return server_open(s, &cfg, e);
+}
+
+static bool session_over(struct server *s)
+{
+	struct server_counters sc;
+	struct amst_counters ac;
+	struct be_counters bc;
+
+	server_counters(s, &sc, &ac, &bc);
+	return sc.sessions_started && !sc.sessions_now;
+}
+
+static __attribute__((noreturn)) void child(int fd, pid_t parent, const struct transfer *t, uint64_t memory_max)
+{
+	struct hello h = { 0 };
+	struct server *s = NULL;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(CMD_FAILED);
+	signal(SIGINT, SIG_IGN); /* the terminal sends it to both; the parent decides */
+	signal(SIGTERM, SIG_DFL);
+	h.rc = open_server(&s, t, memory_max, &h.err);
+	if (h.rc == 0)
+		h.addr = *server_bound(s);
+	if (write(fd, &h, sizeof(h)) != sizeof(h) || h.rc < 0)
+		_exit(CMD_FAILED);
+	close(fd);
+	while (!session_over(s))
+		server_turn(s, NS_PER_S);
+	server_close(s);
+	_exit(CMD_OK);
+}
+
+int bench_peer_start(struct bench_peer *p, const struct transfer *t, uint64_t memory_max, struct err *e)
+{
+	struct hello h = { 0 };
+	struct pollfd ready;
+	pid_t parent = getpid();
+	int fds[2], rc;
+
+	*p = (struct bench_peer){ .pid = 0 };
+	if (pipe2(fds, O_CLOEXEC) < 0)
+		return err_set(e, -errno, "cannot start a receiver: %s; raise ulimit -n", strerror(errno));
+	fflush(NULL);
+	p->pid = fork();
+	if (p->pid == 0)
+		child(fds[1], parent, t, memory_max);
+	rc = p->pid < 0 ? -errno : 0;
+	close(fds[1]);
+	if (rc < 0) {
+		p->pid = 0;
+		close(fds[0]);
+		return err_set(e, rc, "cannot start a receiver process: %s; raise ulimit -u", strerror(-rc));
+	}
+	ready = (struct pollfd){ .fd = fds[0], .events = POLLIN };
+	do
+		rc = poll(&ready, 1, START_WAIT_MS);
+	while (rc < 0 && errno == EINTR && !cmd_signal);
+	if (rc < 0)
+		rc = err_set(e, -EINTR, "interrupted");
+	else if (rc == 0 || read(fds[0], &h, sizeof(h)) != sizeof(h))
+		rc = err_set(e, -ECHILD, "the receiver process did not start; name a --peer instead");
+	else if (h.rc < 0)
+		*e = h.err;
+	close(fds[0]);
+	rc = rc < 0 ? rc : h.rc;
+	if (rc < 0)
+		bench_peer_stop(p);
+	else
+		p->addr = h.addr;
+	return rc;
+}
+
+void bench_peer_stop(struct bench_peer *p)
+{
+	int status = 0;
+
+	if (!p->pid)
+		return;
+	for (int waited = 0; waitpid(p->pid, &status, WNOHANG) == 0; waited += END_STEP_MS) {
+		if (waited >= END_WAIT_MS) {
+			kill(p->pid, SIGKILL);
+			while (waitpid(p->pid, &status, 0) < 0 && errno == EINTR)
+				;
+			log_info("the receiver process did not end by itself and was killed");
+			break;
+		}
+		poll(NULL, 0, END_STEP_MS);
+	}
+	if (WIFSIGNALED(status) && WTERMSIG(status) != SIGKILL)
+		log_warn("the receiver process died of signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
+	p->pid = 0;
+}

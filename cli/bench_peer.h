@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The receiver that a benchmark without --peer starts for itself: a process of
+ * its own on loopback, so that both ends are measured apart. It ends with its
+ * one session, when told to, and when its parent dies.
+ */
+#ifndef DWCP_CLI_BENCH_PEER_H
+#define DWCP_CLI_BENCH_PEER_H
+
+#include "cli/transfer.h"
+#include <sys/types.h>
+
+struct bench_peer {
+	pid_t pid; /* 0: none */
+	struct be_addr addr;
+};
+
+/* Forks: to be called before there are threads. */
+int bench_peer_start(struct bench_peer *p, const struct transfer *t, uint64_t memory_max, struct err *e);
+/* Waits for its end, bounded, then kills it. Any state. */
+void bench_peer_stop(struct bench_peer *p);
+
+#endif

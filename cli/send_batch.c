@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: MIT */
+#include "cli/send_batch.h"
+#include "base/util.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SPEC_BYTES 40    /* of a wire_file_spec besides its name */
+#define HASHES 128       /* blocks compared per request: the session is looked after in between */
+#define REQUEST_ROOM 512 /* for heads and counts */
+
+int batch_alloc(struct batch *b, struct err *e)
+{
+	memset(b, 0, sizeof(*b));
+	b->scratch = malloc(WIRE_CTL_MAX);
+	b->block = malloc(STORE_BLOCK);
+	if (!b->scratch || !b->block)
+		return err_set(e, -ENOMEM, "no memory for a batch of files: free some");
+	return 0;
+}
+
+void batch_clear(struct batch *b)
+{
+	for (uint32_t i = 0; i < b->n; i++) {
+		if (b->v[i].entry->kind == STORE_FILE)
+			source_close(&b->v[i].file);
+		free(b->v[i].data);
+	}
+	b->n = 0;
+	b->bytes = b->extents = b->n_ext = 0;
+	b->request = 0;
+}
+
+void batch_free(struct batch *b)
+{
+	batch_clear(b);
+	free(b->ext);
+	free(b->scratch);
+	free(b->block);
+	memset(b, 0, sizeof(*b));
+}
+
+bool batch_has_room(const struct batch *b, const struct source_entry *entry)
+{
+	size_t request = b->request + SPEC_BYTES + strlen(entry->name);
+
+	if (!b->n)
+		return true;
+	return b->n < BATCH_FILES && request < WIRE_CTL_MAX - REQUEST_ROOM && b->extents < BATCH_EXTENTS &&
+	       b->bytes + entry->data_bytes <= BATCH_BYTES;
+}
+
+int batch_add(struct batch *b, const struct source_entry *entry, uint64_t index, struct err *e)
+{
+	struct batch_item *it = &b->v[b->n];
+	int rc = 0;
+
+	*it = (struct batch_item){ .entry = entry, .index = index };
+	if (entry->kind == STORE_FILE) {
+		rc = source_open(&it->file, entry, e);
+		if (rc < 0)
+			return rc;
+		rc = source_extents(&it->file, &it->data, &it->n_data, e);
+		if (rc < 0) {
+			source_close(&it->file);
+			return rc;
+		}
+	}
+	b->n++;
+	b->bytes += entry->data_bytes;
+	b->extents += it->n_data;
+	b->request += SPEC_BYTES + strlen(entry->name);
+	return 0;
+}
+
+void batch_report(struct send_job *job, struct batch_item *it, int status, const char *text)
+{
+	char why[sizeof(((struct err *)0)->why)];
+
+	/* The text may be a peer's: a terminal must not take it for a command. */
+	snprintf(why, sizeof(why), "%s", text);
+	for (char *p = why; *p; p++)
+		if ((unsigned char)*p < ' ' || *p == 0x7f)
+			*p = '?';
+	it->status = status;
+	job->totals.failed++;
+	progress_clear(&job->progress);
+	fprintf(stderr, "dwcp: send: %s\n", why);
+	if (job->failures)
+		json_array_append_new(job->failures,
+				      json_pack("{s:o?, s:o?}", "name", json_string(it->entry->name), "reason",
+						json_string(why)));
+}
+
+/* ---- open and close there ---------------------------------------------------------------------- */
+
+/* Reads {n, statuses}; an entry that was fine and is refused is reported. */
+static int take_statuses(struct send_job *job, struct batch *b, struct rcur *in, bool have, struct err *e)
+{
+	uint32_t n = get_u16(in);
+
+	if (n != b->n)
+		in->bad = true;
+	for (uint32_t i = 0; i < n && !in->bad; i++) {
+		struct batch_item *it = &b->v[i];
+		struct msg_file_status st;
+
+		wire_get(in, &wire_file_status, &st);
+		if (in->bad)
+			break;
+		if (have)
+			it->have = min_u64(st.have, it->file.size);
+		if (st.status < 0 && !it->status)
+			batch_report(job, it, st.status, st.text);
+	}
+	return in->bad ? err_set(e, -EPROTO, "%s sent an answer that this dwcp does not understand: install the same "
+					     "release on both hosts", job->transfer->target)
+		       : 0;
+}
+
+int batch_open(struct send_job *job, struct batch *b, bool resume, struct err *e)
+{
+	struct wcur w = wcur_init(b->scratch, WIRE_CTL_MAX - WIRE_HEAD);
+	struct store_spec *spec = malloc(sizeof(*spec));
+	struct rcur in;
+	int rc;
+
+	if (!spec)
+		return err_set(e, -ENOMEM, "no memory for a batch of files: free some");
+	put_u16(&w, (uint16_t)b->n);
+	for (uint32_t i = 0; i < b->n; i++) {
+		const struct batch_item *it = &b->v[i];
+
+		source_spec(it->entry, it->entry->kind == STORE_FILE ? &it->file : NULL, resume, spec);
+		wire_put(&w, &wire_file_spec, spec);
+	}
+	free(spec);
+	if (w.bad)
+		return err_set(e, -EMSGSIZE, "a request of %u files is too long", b->n);
+	rc = client_call(job->client, MSG_FILES_OPEN, b->scratch, (uint32_t)(w.p - b->scratch), &in, e);
+	return rc < 0 ? rc : take_statuses(job, b, &in, true, e);
+}
+
+static void count_complete(struct send_job *job, const struct batch_item *it)
+{
+	struct send_totals *t = &job->totals;
+
+	if (it->entry->kind == STORE_DIR) {
+		t->folders++;
+		return;
+	}
+	t->files++;
+	t->bytes += it->file.size;
+	t->bytes_holes += it->file.size - it->plan - it->equal;
+}
+
+int batch_close(struct send_job *job, struct batch *b, bool folders, struct err *e)
+{
+	struct wcur w = wcur_init(b->scratch, WIRE_CTL_MAX - WIRE_HEAD);
+	struct rcur in;
+	int rc;
+
+	put_u8(&w, job->sync);
+	put_u16(&w, (uint16_t)b->n);
+	for (uint32_t i = 0; i < b->n; i++) {
+		const struct batch_item *it = &b->v[i];
+		struct msg_file_close m = { .complete = !it->status && (folders || it->entry->kind == STORE_FILE) };
+
+		wire_put(&w, &wire_file_close, &m);
+	}
+	rc = client_call(job->client, MSG_FILES_CLOSE, b->scratch, (uint32_t)(w.p - b->scratch), &in, e);
+	if (rc >= 0)
+		rc = take_statuses(job, b, &in, false, e);
+	for (uint32_t i = 0; rc >= 0 && i < b->n; i++)
+		if (!b->v[i].status && (folders || b->v[i].entry->kind == STORE_FILE))
+			count_complete(job, &b->v[i]);
+	return rc;
+}
+
+/* ---- what must be sent ------------------------------------------------------------------------- */
+
+/* Appends to the transfer, joined with what touches it. */
+static int plan_extent(struct batch *b, uint32_t object, uint64_t offset, uint64_t len, struct err *e)
+{
+	struct amst_extent *last = b->n_ext ? &b->ext[b->n_ext - 1] : NULL;
+
+	if (!len)
+		return 0;
+	b->v[object].plan += len;
+	if (last && last->object == object && last->from + last->len == offset) {
+		last->len += len;
+		return 0;
+	}
+	if (b->n_ext == b->cap_ext) {
+		uint64_t cap = b->cap_ext ? b->cap_ext * 2 : 256;
+		struct amst_extent *bigger = realloc(b->ext, cap * sizeof(*bigger));
+
+		if (!bigger)
+			return err_set(e, -ENOMEM, "no memory for a list of %llu pieces: free some",
+				       (unsigned long long)cap);
+		b->ext = bigger;
+		b->cap_ext = cap;
+	}
+	b->ext[b->n_ext++] = (struct amst_extent){ .from = offset, .to = offset, .len = len, .object = object };
+	return 0;
+}
+
+static uint64_t block_len(const struct batch_item *it, uint64_t block)
+{
+	return min_u64(STORE_BLOCK, it->file.size - block * STORE_BLOCK);
+}
+
+/* Compares blocks first … first+n-1 and plans those that differ. <0: as batch_plan; a file that cannot be read is
+ * reported and ends with 1. */
+static int compare(struct send_job *job, struct batch *b, uint32_t object, uint64_t first, uint32_t n, struct err *e)
+{
+	struct batch_item *it = &b->v[object];
+	struct msg_file_hash m = { .file = object, .first = first, .n = n };
+	uint8_t fields[32], theirs[HASHES * 16];
+	struct wcur w = wcur_init(fields, sizeof(fields));
+	struct rcur in, digests;
+	int rc;
+
+	wire_put(&w, &wire_file_hash, &m);
+	rc = client_call(job->client, MSG_FILE_HASH, fields, (uint32_t)(w.p - fields), &in, e);
+	if (rc < 0)
+		return rc;
+	if (get_u32(&in) != n)
+		in.bad = true;
+	get_bytes(&in, theirs, (size_t)n * 16);
+	if (in.bad)
+		return err_set(e, -EPROTO, "%s sent a short answer: install the same dwcp release on both hosts",
+			       job->transfer->target);
+	digests = rcur_init(theirs, sizeof(theirs));
+	for (uint64_t block = first; block < first + n; block++) {
+		uint32_t len = (uint32_t)block_len(it, block);
+		struct digest128 d, t;
+
+		t.lo = get_u64(&digests);
+		t.hi = get_u64(&digests);
+		rc = source_read(&it->file, b->block, len, block * STORE_BLOCK);
+		if (rc < 0) {
+			it->read_error = rc;
+			return 1;
+		}
+		d = digest128_of(b->block, len);
+		if (d.lo == t.lo && d.hi == t.hi)
+			it->equal += len;
+		else if ((rc = plan_extent(b, object, block * STORE_BLOCK, len, e)) < 0)
+			return rc;
+	}
+	return 0;
+}
+
+static uint64_t done_so_far(const struct send_job *job, const struct batch *b)
+{
+	uint64_t done = job->totals.bytes_sent + job->totals.bytes_equal;
+
+	for (uint32_t i = 0; i < b->n; i++)
+		done += b->v[i].equal;
+	return done;
+}
+
+static int plan_file(struct send_job *job, struct batch *b, uint32_t object, struct err *e)
+{
+	struct batch_item *it = &b->v[object];
+	uint64_t blocks = div_up_u64(it->have, STORE_BLOCK), from = min_u64(blocks * STORE_BLOCK, it->file.size);
+	int rc = 0;
+
+	for (uint64_t block = 0; rc == 0 && block < blocks; block += HASHES) {
+		rc = compare(job, b, object, block, (uint32_t)min_u64(HASHES, blocks - block), e);
+		progress_update(&job->progress, done_so_far(job, b), clock_now(&clock_mono));
+	}
+	/* Beyond what is there everything reads as zeros: only data is sent. */
+	for (uint64_t i = 0; rc == 0 && i < it->n_data; i++) {
+		uint64_t end = it->data[i].offset + it->data[i].len, start = max_u64(it->data[i].offset, from);
+
+		if (end > start)
+			rc = plan_extent(b, object, start, end - start, e);
+	}
+	return rc;
+}
+
+int batch_plan(struct send_job *job, struct batch *b, struct err *e)
+{
+	b->n_ext = 0;
+	for (uint32_t i = 0; i < b->n; i++) {
+		struct batch_item *it = &b->v[i];
+		char name[STORE_NAME_SHOWN];
+		struct err why;
+		int rc = 0;
+
+		if (!it->status && it->entry->kind == STORE_FILE)
+			rc = plan_file(job, b, i, e);
+		if (rc < 0)
+			return rc;
+		if (rc > 0) {
+			err_set(&why, it->read_error, "cannot read \"%s\": %s; send it again",
+				store_name_show(name, sizeof(name), it->entry->path), strerror(-it->read_error));
+			batch_report(job, it, it->read_error, why.why);
+		}
+	}
+	return 0;
+}

@@ -1,0 +1,381 @@
+/* SPDX-License-Identifier: MIT */
+#include "cli/transfer.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "cli/cmd.h"
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+const char *const transfer_modes[] = { "auto", "datacenter", "internet", "hybrid", NULL };
+
+#define FIELD(f) offsetof(struct transfer_opts, f)
+
+static const struct opt rows[] = {
+	{ .name = "streams",
+	  .alias = "tcp_streams",
+	  .type = OPT_U32,
+	  .offset = FIELD(streams),
+	  .def = "auto",
+	  .min = 1,
+	  .max = WIRE_STREAMS_MAX,
+	  .auto_ok = true,
+	  .help = "connections that carry data; auto: 8" },
+	{ .name = "backend",
+	  .type = OPT_STR,
+	  .offset = FIELD(backend),
+	  .def = "auto",
+	  .max = sizeof(((struct transfer_opts *)0)->backend),
+	  .auto_ok = true,
+	  .unit = "NAME",
+	  .help = "transport, see `dwcp backends`; auto: the first that this machine can run" },
+	{ .name = "mode",
+	  .type = OPT_ENUM,
+	  .offset = FIELD(mode),
+	  .def = "auto",
+	  .values = transfer_modes,
+	  .help = "what options left at auto mean; internet: BBR and 4 MB socket buffers; hybrid: 4 MB socket buffers; "
+		  "datacenter and auto: the kernel's tuning" },
+	{ .name = "chunk-size",
+	  .type = OPT_SIZE,
+	  .offset = FIELD(chunk),
+	  .def = "256KB",
+	  .min = 4096,
+	  .max = 64 << 20,
+	  .help = "bytes that a stream takes at a time; files at most 1 MB" },
+	{ .name = "checksum",
+	  .type = OPT_ENUM,
+	  .offset = FIELD(sum),
+	  .def = "xxh3",
+	  .values = sum_names,
+	  .help = "of every chunk, checked by the receiver" },
+	{ .name = "scheduling",
+	  .alias = "stream_scheduling",
+	  .type = OPT_ENUM,
+	  .offset = FIELD(sched),
+	  .def = "pull",
+	  .values = amst_sched_names,
+	  .help = "which stream takes the next chunk; pull: whichever has room" },
+	{ .name = "workers",
+	  .type = OPT_U32,
+	  .offset = FIELD(workers),
+	  .def = "auto",
+	  .min = 1,
+	  .max = AMST_WORKERS_MAX,
+	  .auto_ok = true,
+	  .help = "threads that move data; auto: one per CPU, at most one per stream" },
+	{ .name = "affinity",
+	  .alias = "stream_affinity",
+	  .type = OPT_STR,
+	  .offset = FIELD(affinity),
+	  .def = "auto",
+	  .max = sizeof(((struct transfer_opts *)0)->affinity),
+	  .auto_ok = true,
+	  .unit = "none|LIST",
+	  .help = "CPUs that workers are pinned to, e.g. 0,2-5; auto: worker i to the i-th CPU when there are as many" },
+	{ .name = "timeout",
+	  .type = OPT_TIME,
+	  .offset = FIELD(timeout_ns),
+	  .def = "30s",
+	  .min = 100 * NS_PER_MS,
+	  .max = 24 * 3600 * NS_PER_S,
+	  .help = "longest wait without progress; also how long a lost session is retried" },
+};
+
+struct opt_group transfer_group(struct transfer_opts *o)
+{
+	return (struct opt_group){
+		.name = "transfer", .help = "Transfer", .rows = rows, .n = ARRAY_LEN(rows), .base = o
+	};
+}
+
+struct opt_group transfer_tcp_group(struct uring_opts *tcp)
+{
+	const struct be_ops *ops = backend_find("tcp");
+
+	return (struct opt_group){ .name = "tcp",
+				   .help = "TCP over io_uring",
+				   .rows = ops ? ops->opts : NULL,
+				   .n = ops ? ops->n_opts : 0,
+				   .base = tcp };
+}
+
+const void *transfer_be_opts(const struct be_ops *ops, const struct uring_opts *tcp)
+{
+	return strcmp(ops->name, "tcp") ? NULL : tcp;
+}
+
+/* ---- backend ----------------------------------------------------------------------------------- */
+
+static int backend_named(const char *name, const struct be_ops **out, struct err *e)
+{
+	const struct be_ops *ops = backend_find(name);
+	struct err why = { 0 };
+	int rc;
+
+	if (!ops)
+		return err_set(e, -EINVAL, "--backend: there is no \"%s\"; `dwcp backends` lists them", name);
+	if (ops->caps.in_process)
+		return err_set(e, -EINVAL, "--backend: %s stays inside one process; choose another from `dwcp backends`",
+			       name);
+	rc = ops->probe(&why);
+	if (rc < 0)
+		return err_set(e, rc == -EINVAL ? -ENODEV : rc,
+			       "--backend: this machine cannot run %s: %s; choose another from `dwcp backends`", name,
+			       why.why);
+	*out = ops;
+	return 0;
+}
+
+int transfer_backend(const char *name, const struct be_ops **out, struct err *e)
+{
+	struct err why = { 0 };
+
+	if (*name) {
+		int rc = backend_named(name, out, e);
+
+		if (rc == 0)
+			log_info("backend %s, as asked for", (*out)->name);
+		return rc;
+	}
+	for (size_t i = 0; backends[i]; i++) {
+		if (backends[i]->caps.in_process)
+			continue;
+		if (backends[i]->probe(&why) == 0) {
+			log_info("backend %s: the first that this machine can run", backends[i]->name);
+			*out = backends[i];
+			return 0;
+		}
+		log_info("backend %s is not available: %s", backends[i]->name, why.why);
+	}
+	return err_set(e, -ENODEV, "no transport can run on this machine (%s); `dwcp backends` says why",
+		       why.why[0] ? why.why : "this build has none");
+}
+
+/* ---- CPUs -------------------------------------------------------------------------------------- */
+
+unsigned transfer_cpu_count(void)
+{
+	cpu_set_t set;
+
+	if (sched_getaffinity(0, sizeof(set), &set) < 0)
+		return 1;
+	return (unsigned)CPU_COUNT(&set);
+}
+
+static void cpus_all(struct cpu_plan *out)
+{
+	cpu_set_t set;
+
+	out->n = 0;
+	if (sched_getaffinity(0, sizeof(set), &set) < 0)
+		return;
+	for (int i = 0; i < CPU_SETSIZE && out->n < AMST_WORKERS_MAX; i++)
+		if (CPU_ISSET(i, &set))
+			out->v[out->n++] = i;
+}
+
+static int cpu_add(struct cpu_plan *out, long cpu, struct err *e)
+{
+	cpu_set_t set;
+
+	if (cpu < 0 || cpu >= CPU_SETSIZE || sched_getaffinity(0, sizeof(set), &set) < 0 || !CPU_ISSET((size_t)cpu, &set))
+		return err_set(e, -EINVAL, "--affinity: this process may not use CPU %ld; see `taskset -cp $$`", cpu);
+	if (out->n == AMST_WORKERS_MAX)
+		return err_set(e, -EINVAL, "--affinity: more than %d CPUs; name fewer", AMST_WORKERS_MAX);
+	out->v[out->n++] = (int)cpu;
+	return 0;
+}
+
+static bool number(const char **s, long *v)
+{
+	char *end;
+
+	if (**s < '0' || **s > '9')
+		return false;
+	errno = 0;
+	*v = strtol(*s, &end, 10);
+	*s = end;
+	return errno == 0;
+}
+
+static int cpus_listed(const char *list, struct cpu_plan *out, struct err *e)
+{
+	struct cpu_plan plan = { .n = 0 };
+	const char *s = list;
+	long first, last;
+	int rc = 0;
+
+	do {
+		if (!number(&s, &first))
+			goto bad;
+		last = first;
+		if (*s == '-') {
+			s++;
+			if (!number(&s, &last) || last < first)
+				goto bad;
+		}
+		for (; rc == 0 && first <= last; first++)
+			rc = cpu_add(&plan, first, e);
+		if (rc < 0)
+			return rc;
+	} while (*s++ == ',');
+	if (s[-1])
+		goto bad;
+	*out = plan;
+	return 0;
+bad:
+	return err_set(e, -EINVAL, "--affinity: \"%.64s\" is not a list of CPUs; write auto, none or e.g. 0,2-5", list);
+}
+
+int transfer_cpus(const char *list, struct cpu_plan *out, struct err *e)
+{
+	out->n = 0;
+	if (!*list)
+		cpus_all(out);
+	else if (strcmp(list, "none"))
+		return cpus_listed(list, out, e);
+	return 0;
+}
+
+/* ---- mode -------------------------------------------------------------------------------------- */
+
+/* The kernel loads an algorithm when it is asked for, so asking is the only sure test. */
+static bool congestion_available(const char *name)
+{
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	bool ok = fd >= 0 && setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name)) == 0;
+
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
+void transfer_apply_mode(struct transfer_opts *o)
+{
+	bool untold = !*o->tcp.congestion || !strcmp(o->tcp.congestion, "auto");
+
+	if (o->mode == MODE_INTERNET && untold) {
+		if (congestion_available("bbr"))
+			snprintf(o->tcp.congestion, sizeof(o->tcp.congestion), "bbr");
+		else
+			log_warn("mode internet wants BBR, which this kernel does not offer: using its default; "
+				 "`modprobe tcp_bbr` loads it");
+	}
+	if (o->mode == MODE_INTERNET || o->mode == MODE_HYBRID) {
+		if (!o->tcp.send_buffer_size)
+			o->tcp.send_buffer_size = 4 << 20;
+		if (!o->tcp.recv_buffer_size)
+			o->tcp.recv_buffer_size = 4 << 20;
+	}
+}
+
+/* ---- plan and connection ----------------------------------------------------------------------- */
+
+static int plan_workers(struct transfer *t, struct err *e)
+{
+	const struct transfer_opts *o = t->opts;
+	int rc = transfer_cpus(o->affinity, &t->cpus, e);
+	unsigned cpus = t->cpus.n ? t->cpus.n : transfer_cpu_count();
+
+	if (rc < 0)
+		return rc;
+	t->streams = o->streams ? o->streams : TRANSFER_STREAMS;
+	t->workers = o->workers ? o->workers : (unsigned)min_u64(cpus, AMST_WORKERS_MAX);
+	if (t->workers > t->streams)
+		t->workers = t->streams;
+	/* Two workers on one CPU are better left to the scheduler. */
+	if (!*o->affinity && t->workers > t->cpus.n)
+		t->cpus.n = 0;
+	for (unsigned i = 0; t->cpus.n && i < t->workers; i++)
+		t->worker_cpus[i] = t->cpus.v[i % t->cpus.n];
+	log_info("%s: %u streams, %u workers, %s", t->target, t->streams, t->workers,
+		 t->cpus.n ? "pinned" : "not pinned");
+	return 0;
+}
+
+static int plan_backend(struct transfer *t, const struct transfer_opts *o, struct err *e)
+{
+	int rc = transfer_backend(o->backend, &t->ops, e);
+
+	t->opts = o;
+	t->be_opts = rc < 0 ? NULL : transfer_be_opts(t->ops, &o->tcp);
+	return rc;
+}
+
+int transfer_plan(struct transfer *t, const struct transfer_opts *o, const char *host, struct err *e)
+{
+	int rc = plan_backend(t, o, e);
+
+	if (rc < 0)
+		return rc;
+	snprintf(t->target, sizeof(t->target), "%s", host);
+	t->n_peer = addr_resolve(host, DWCP_PORT, false, t->peer, (int)ARRAY_LEN(t->peer), e);
+	return t->n_peer < 0 ? t->n_peer : plan_workers(t, e);
+}
+
+int transfer_plan_addr(struct transfer *t, const struct transfer_opts *o, const struct be_addr *peer, const char *name,
+		       struct err *e)
+{
+	int rc = plan_backend(t, o, e);
+
+	if (rc < 0)
+		return rc;
+	snprintf(t->target, sizeof(t->target), "%s", name);
+	t->peer[0] = *peer;
+	t->n_peer = 1;
+	return plan_workers(t, e);
+}
+
+int transfer_connect(const struct transfer *t, bool staged, struct client **out, uint64_t *setup_ns, struct err *e)
+{
+	struct client_config cfg = {
+		.target = t->target,
+		.addrs = t->peer,
+		.n_addrs = t->n_peer,
+		.ops = t->ops,
+		.be_opts = t->be_opts,
+		.streams = t->streams,
+		.workers = t->workers,
+		.stage_chunk = staged ? (uint32_t)t->opts->chunk : 0,
+		.sched = (enum amst_sched)t->opts->sched,
+		.sum = (enum sum_kind)t->opts->sum,
+		.timeout_ns = t->opts->timeout_ns,
+		.cpus = t->cpus.n ? t->worker_cpus : NULL,
+		.clock = clock_mono,
+		.interrupted = &cmd_signal,
+	};
+
+	/* Only spreads back-off: not a secret. */
+	if (getrandom(&cfg.seed, sizeof(cfg.seed), 0) != sizeof(cfg.seed))
+		cfg.seed = clock_now(&clock_mono);
+	return client_open(out, &cfg, setup_ns, e);
+}
+
+void transfer_raise_limits(void)
+{
+	struct rlimit r;
+
+	if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur < r.rlim_max) {
+		r.rlim_cur = r.rlim_max;
+		if (setrlimit(RLIMIT_NOFILE, &r) < 0)
+			log_info("cannot raise the limit of open files: %s", strerror(errno));
+	}
+}
+
+int transfer_fail(const char *name, const struct err *e)
+{
+	if (e->code == -EINTR) {
+		fprintf(stderr, "dwcp: %s: interrupted\n", name);
+		return CMD_INTERRUPTED;
+	}
+	cmd_fail(name, e);
+	return CMD_FAILED;
+}
