@@ -6,9 +6,7 @@
 #include <string.h>
 
 const struct be_ops *const backends[] = {
-#if __has_include("transport/uring.c")
 	&uring_ops,
-#endif
 	&mem_ops,
 	NULL,
 };

@@ -459,7 +459,7 @@ static int open_as(const struct be_ops *ops, const struct be_open *o, struct be 
 	}
 	for (uint32_t i = 0; i < o->frames; i++)
 		m->free_frames[m->n_free_frames++] = o->frames - 1 - i;
-	m->fabric->rng ^= o->seed;
+	m->fabric->rng += rng_next(&m->o.seed); /* a sum: equal seeds of two instances do not cancel */
 	m->next = m->fabric->members;
 	m->fabric->members = m;
 	*out = &m->be;
