@@ -7,10 +7,6 @@
 
 const char *const sum_names[] = { [SUM_NONE] = "none", [SUM_CRC32C] = "crc32c", [SUM_XXH3] = "xxh3", NULL };
 
-#ifdef __x86_64__
-extern const struct xxh3_ops xxh3_avx2;
-#endif
-
 static const struct xxh3_ops *xxh3 = &xxh3_base;
 
 /* Before main, hence before any thread: readers need no atomics. */

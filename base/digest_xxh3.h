@@ -1,16 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Private to digest.c and digest_avx2.c: XXH3 built once per instruction set.
- * Each of the two defines XXH3_OPS (the name of its table) and includes this.
- * The code is static in each, so nothing built with -mavx2 can be linked into the baseline.
+ * Private to digest*.c and their test: XXH3 built once per instruction set. A
+ * source that defines XXH3_OPS (the name of its table) gets the code; it is
+ * static, so nothing built with -mavx2 can be linked into the baseline.
  */
 #ifndef DWCP_BASE_DIGEST_XXH3_H
 #define DWCP_BASE_DIGEST_XXH3_H
 
 #include "base/digest.h"
-
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
 struct xxh3_ops {
 	const char *name;
@@ -20,6 +17,15 @@ struct xxh3_ops {
 	void (*add)(void *state, const void *data, size_t len);
 	uint64_t (*end)(const void *state);
 };
+
+extern const struct xxh3_ops xxh3_base;
+#ifdef __x86_64__
+extern const struct xxh3_ops xxh3_avx2; /* only where the CPU has it */
+#endif
+
+#ifdef XXH3_OPS
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 _Static_assert(sizeof(XXH3_state_t) <= sizeof((struct sum_state){ 0 }.xxh), "sum_state.xxh is too small");
 _Static_assert(_Alignof(XXH3_state_t) <= 64, "sum_state.xxh is not aligned enough");
@@ -54,7 +60,6 @@ static uint64_t xxh3_end(const void *state)
 	return XXH3_64bits_digest(state);
 }
 
-extern const struct xxh3_ops XXH3_OPS;
 const struct xxh3_ops XXH3_OPS = {
 	.name = XXH3_OPS_NAME,
 	.h64 = xxh3_h64,
@@ -63,5 +68,6 @@ const struct xxh3_ops XXH3_OPS = {
 	.add = xxh3_add,
 	.end = xxh3_end,
 };
+#endif
 
 #endif

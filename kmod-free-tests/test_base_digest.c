@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include "base/digest.h"
+#include "base/digest_xxh3.h"
 #include "base/util.h"
 #include <stdlib.h>
 #include <string.h>
@@ -75,6 +76,34 @@ static void every_length_and_alignment(void **state)
 		assert_int_equal(sum_of(SUM_NONE, at, len), 0);
 		assert_true(got.lo == want.low64 && got.hi == want.high64);
 	}
+	free(p);
+}
+
+/* The build that this CPU does not choose must answer the same. */
+static void every_build_agrees(void **state)
+{
+	const struct xxh3_ops *builds[2] = { &xxh3_base };
+	size_t n = 1, len = 70000;
+	uint8_t *p = noise(len);
+
+	(void)state;
+#ifdef __x86_64__
+	if (__builtin_cpu_supports("avx2"))
+		builds[n++] = &xxh3_avx2;
+#endif
+	for (size_t b = 0; b < n; b++)
+		for (size_t at = 0; at < len; at = at * 17 / 16 + 1) {
+			XXH128_hash_t want = XXH3_128bits(p, at);
+			struct digest128 got = builds[b]->h128(p, at);
+			struct sum_state s;
+
+			assert_int_equal(builds[b]->h64(p, at), XXH3_64bits(p, at));
+			assert_true(got.lo == want.low64 && got.hi == want.high64);
+			builds[b]->begin(s.xxh);
+			builds[b]->add(s.xxh, p, at / 3);
+			builds[b]->add(s.xxh, p + at / 3, at - at / 3);
+			assert_int_equal(builds[b]->end(s.xxh), XXH3_64bits(p, at));
+		}
 	free(p);
 }
 
@@ -167,13 +196,10 @@ static void names(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(crc32c_as_in_rfc_3720),
-		cmocka_unit_test(every_length_and_alignment),
-		cmocka_unit_test(published_xxh3_of_nothing),
-		cmocka_unit_test(pieces_equal_the_whole),
-		cmocka_unit_test(one_flipped_bit_shows),
-		cmocka_unit_test(longer_than_an_int),
-		cmocka_unit_test(names),
+		cmocka_unit_test(crc32c_as_in_rfc_3720),  cmocka_unit_test(every_length_and_alignment),
+		cmocka_unit_test(every_build_agrees),     cmocka_unit_test(published_xxh3_of_nothing),
+		cmocka_unit_test(pieces_equal_the_whole), cmocka_unit_test(one_flipped_bit_shows),
+		cmocka_unit_test(longer_than_an_int),     cmocka_unit_test(names),
 	};
 
 	return cmocka_run_group_tests_name("base/digest", tests, NULL, NULL);
