@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 struct common {
 	int log_level;
@@ -75,12 +76,14 @@ int cmd_fail(const char *name, const struct err *e)
 
 static void on_signal(int sig)
 {
+	if (cmd_signal)
+		_exit(CMD_INTERRUPTED);
 	cmd_signal = sig;
 }
 
 void cmd_catch_signals(void)
 {
-	struct sigaction sa = { .sa_handler = on_signal, .sa_flags = SA_RESETHAND };
+	struct sigaction sa = { .sa_handler = on_signal };
 
 	sigemptyset(&sa.sa_mask);
 	sigaction(SIGINT, &sa, NULL);
