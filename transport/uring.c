@@ -28,18 +28,18 @@ static const struct opt options[] = {
 	  "socket send buffer; auto: the kernel's tuning" },
 	{ "recv-buffer-size", NULL, 0, OPT_SIZE, FIELD(recv_buffer_size), "auto", 4096, 1 << 30, true, NULL, NULL, NULL,
 	  "socket receive buffer; auto: the kernel's tuning" },
-	{ "keepalive-interval", NULL, 0, OPT_TIME, FIELD(keepalive_interval), "60s", 0, 9 * 3600 * NS_PER_S, false, NULL,
-	  NULL, NULL, "silence after which the peer is probed; 0: never" },
+	{ "keepalive-interval", NULL, 0, OPT_TIME, FIELD(keepalive_interval), "60s", 0, 9 * 3600 * NS_PER_S, false,
+	  NULL, NULL, NULL, "silence after which the peer is probed; 0: never" },
 	{ "connection-timeout", NULL, 0, OPT_TIME, FIELD(connection_timeout), "30s", NS_PER_MS, 3600 * NS_PER_S, false,
 	  NULL, NULL, NULL, "longest wait for a connection and the peer's answer" },
-	{ "idle-timeout", NULL, 0, OPT_TIME, FIELD(idle_timeout), "0s", 0, 24 * 3600 * NS_PER_S, false, NULL, NULL, NULL,
-	  "longest wait for the peer to acknowledge sent bytes; 0: the kernel's" },
+	{ "idle-timeout", NULL, 0, OPT_TIME, FIELD(idle_timeout), "0s", 0, 24 * 3600 * NS_PER_S, false, NULL, NULL,
+	  NULL, "longest wait for the peer to acknowledge sent bytes; 0: the kernel's" },
 	{ "nodelay", NULL, 0, OPT_BOOL, FIELD(nodelay), "true", 0, 0, false, NULL, NULL, NULL,
 	  "send small messages at once" },
 	{ "zerocopy", NULL, 0, OPT_ENUM, FIELD(zerocopy), "auto", 0, 0, false, NULL, zerocopy_names, NULL,
 	  "zero-copy send; auto: to other hosts, until the kernel reports copies" },
-	{ "zerocopy-threshold", NULL, 0, OPT_SIZE, FIELD(zerocopy_threshold), "32KB", 1, 1 << 30, false, NULL, NULL, NULL,
-	  "smallest operation that is sent zero-copy" },
+	{ "zerocopy-threshold", NULL, 0, OPT_SIZE, FIELD(zerocopy_threshold), "32KB", 1, 1 << 30, false, NULL, NULL,
+	  NULL, "smallest operation that is sent zero-copy" },
 	{ "recv-max", NULL, 0, OPT_SIZE, FIELD(recv_max), "256KB", 4096, 64 << 20, false, NULL, NULL, NULL,
 	  "most bytes per receive, so that streams take turns" },
 	{ "ring-mode", NULL, 0, OPT_ENUM, FIELD(ring_mode), "auto", 0, 0, false, NULL, mode_names, NULL,
@@ -63,7 +63,8 @@ static int check(const struct be_open *o, struct err *e)
 	if (!o->sends || o->sends > U_SENDS_MAX)
 		return err_set(e, -EINVAL, "tcp: sends must be 1…%u, not %u", U_SENDS_MAX, o->sends);
 	if (o->frame_bytes > U_FRAME_MAX)
-		return err_set(e, -EINVAL, "tcp: frames of %u bytes are over the limit of %u", o->frame_bytes, U_FRAME_MAX);
+		return err_set(e, -EINVAL, "tcp: frames of %u bytes are over the limit of %u", o->frame_bytes,
+			       U_FRAME_MAX);
 	return 0;
 }
 

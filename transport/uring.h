@@ -18,7 +18,7 @@ enum uring_zerocopy { URING_ZC_AUTO, URING_ZC_ON, URING_ZC_OFF };
 enum uring_mode { URING_MODE_AUTO, URING_MODE_BASIC };
 
 struct uring_opts {
-	char congestion[16];         /* "auto": cubic between addresses of this host, else the system's default */
+	char congestion[16]; /* "auto": cubic between addresses of this host, else the system's default */
 	bool pacing_enabled;
 	uint64_t pacing_rate;        /* bits per second and stream */
 	uint64_t send_buffer_size;   /* bytes; 0 auto */
@@ -32,9 +32,9 @@ struct uring_opts {
 	uint64_t recv_max;           /* bytes of payload per receive */
 	int ring_mode;               /* enum uring_mode */
 	uint32_t ring_entries;
-	uint64_t busy_poll;          /* ns that wait spins before it sleeps */
-	uint32_t pending_max;        /* connections whose preamble or acceptance is outstanding */
-	uint64_t preamble_timeout;   /* ns */
+	uint64_t busy_poll;        /* ns that wait spins before it sleeps */
+	uint32_t pending_max;      /* connections whose preamble or acceptance is outstanding */
+	uint64_t preamble_timeout; /* ns */
 };
 
 extern const struct be_ops uring_ops;

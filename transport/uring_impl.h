@@ -36,10 +36,10 @@
 #define U_BUNDLE_BYTES (1u << 20)
 #define U_ZC_RECORDS 16
 #define U_ZC_COPIED_LIMIT 4 /* copied notifications in a row that end zero-copy */
-#define U_ARENA 4096 /* power of two, more than one header and head */
+#define U_ARENA 4096        /* power of two, more than one header and head */
 #define U_SOURCES 64
 #define U_SOURCE_SLICE (1ull << 30) /* the kernel's limit of one registered buffer */
-#define U_SPARE_REQUESTS 64 /* places for connections that take over from dropped ones */
+#define U_SPARE_REQUESTS 64         /* places for connections that take over from dropped ones */
 #define U_EVENT_DATA 64
 #define U_ACCEPT_BACKOFF (50 * NS_PER_MS)
 #define U_LAST_WORDS NS_PER_S /* how long a stream that cannot send may still receive */
@@ -81,7 +81,7 @@ struct u_stream {
 	uint32_t index;
 	uint16_t generation;
 	int fd;
-	bool fixed;        /* in the ring's file table, at `index` */
+	bool fixed; /* in the ring's file table, at `index` */
 	bool ready_queued, work_queued, frame_queued;
 	uint8_t wishes;
 	uint32_t inflight; /* CQEs to come, cancels apart */
@@ -91,7 +91,7 @@ struct u_stream {
 	bool rx_armed, rx_has, rx_stuck; /* stuck: waits for a frame, and meanwhile */
 	bool watch_armed;                /* watches for a reset, which no receive would tell */
 	int rx_res;
-	uint32_t rx_frame, rx_region;    /* where rx.dst is, or U_NONE */
+	uint32_t rx_frame, rx_region; /* where rx.dst is, or U_NONE */
 	struct tcp_rx rx;
 	struct iovec rx_iov[2];
 	struct msghdr rx_msg;
@@ -177,7 +177,7 @@ struct uring {
 	struct be be;
 	struct uring_opts opts;
 	struct clock clock;
-	uint64_t idle_ns;      /* bound of a graceful close */
+	uint64_t idle_ns;       /* bound of a graceful close */
 	uint64_t next_deadline; /* UINT64_MAX: none */
 
 	/* ring */
@@ -285,7 +285,7 @@ int uring_accept(struct be *be, struct be_request *r, const void *reply, uint32_
 		 be_stream *out);
 void uring_reject(struct be *be, struct be_request *r, const void *reply);
 int requests_open(struct uring *u, struct err *e);
-void requests_close(struct uring *u);   /* stops listening; what is in flight is cancelled */
+void requests_close(struct uring *u); /* stops listening; what is in flight is cancelled */
 void requests_free(struct uring *u);
 void requests_collect(struct uring *u); /* takes returned ones back */
 void requests_expire(struct uring *u, uint64_t now);

@@ -46,10 +46,12 @@ static int explain(int err, struct err *e)
 		if (disabled_level() == 2)
 			return err_set(e, err, "io_uring: switched off; set sysctl kernel.io_uring_disabled=0");
 		if (disabled_level() == 1)
-			return err_set(e, err, "io_uring: reserved to a group; join kernel.io_uring_group or set sysctl "
-					       "kernel.io_uring_disabled=0");
-		return err_set(e, err, "io_uring: forbidden, as a container's seccomp profile does; allow io_uring_setup, "
-				       "io_uring_enter and io_uring_register");
+			return err_set(e, err,
+				       "io_uring: reserved to a group; join kernel.io_uring_group or set sysctl "
+				       "kernel.io_uring_disabled=0");
+		return err_set(e, err,
+			       "io_uring: forbidden, as a container's seccomp profile does; allow io_uring_setup, "
+			       "io_uring_enter and io_uring_register");
 	case -ENOMEM:
 		return err_set(e, err, "io_uring: no memory for a ring; raise RLIMIT_MEMLOCK (ulimit -l)");
 	case -EMFILE:
@@ -372,7 +374,8 @@ void ring_drain(struct uring *u)
 	struct io_uring_cqe *cqe;
 	unsigned head, n = 0;
 
-	io_uring_for_each_cqe(&u->ring, head, cqe) {
+	io_uring_for_each_cqe(&u->ring, head, cqe)
+	{
 		dispatch(u, cqe);
 		n++;
 	}

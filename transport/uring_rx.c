@@ -80,7 +80,8 @@ void rx_prepare(struct uring *u, struct u_stream *s)
 		return;
 	sqe = ring_sqe(u);
 	if (s->state == U_GREETING)
-		s->rx_iov[0] = (struct iovec){ s->greet_in + s->greet_in_have, (size_t)(TCP_GREETING - s->greet_in_have) };
+		s->rx_iov[0] =
+			(struct iovec){ s->greet_in + s->greet_in_have, (size_t)(TCP_GREETING - s->greet_in_have) };
 	else
 		n = tcp_rx_iov(&s->rx, s->rx_iov, u->opts.recv_max);
 	if (n == 1) {

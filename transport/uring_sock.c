@@ -59,8 +59,8 @@ int sock_check(const struct uring_opts *o, struct err *e)
 			       "net.ipv4.tcp_allowed_congestion_control or choose another (available: %s)",
 			       o->congestion, list);
 	return err_set(e, r == -ENOENT ? -EINVAL : r,
-		       "congestion control \"%s\" is not available; choose one of: %s (or modprobe tcp_%s)", o->congestion,
-		       list, o->congestion);
+		       "congestion control \"%s\" is not available; choose one of: %s (or modprobe tcp_%s)",
+		       o->congestion, list, o->congestion);
 }
 
 static bool same_host_address(const struct be_addr *a, const struct be_addr *b)

@@ -1,0 +1,444 @@
+/* SPDX-License-Identifier: MIT */
+/* The TCP backend beyond the contract: its options, buffers, zero-copy, ring modes and threads. */
+#include "kmod-free-tests/uring_peer.h"
+#include <arpa/inet.h>
+#include <linux/tcp.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <unistd.h>
+
+/* --- transfers that check every byte --- */
+
+static void fill(uint8_t *p, size_t n, uint64_t seed)
+{
+	for (size_t i = 0; i < n; i += sizeof seed) {
+		uint64_t v = rng_next(&seed);
+
+		memcpy(p + i, &v, min_u64(sizeof v, n - i));
+	}
+}
+
+/* Puts and messages from a to b, each different; b's region and messages must be equal. */
+static void transfer(struct side *a, struct side *b, int rounds)
+{
+	static uint8_t src[PEER_REGION_LEN], text[40000];
+
+	for (int i = 0; i < rounds; i++) {
+		uint32_t placed = b->placed, messages = b->messages, done = a->done;
+		uint32_t half = PEER_REGION_LEN / 2 + 13 * (uint32_t)i;
+		struct be_put p[2] = { { src, half, b->token, 0, 1 },
+				       { src + half, PEER_REGION_LEN - half, b->token, half, 2 } };
+		struct be_msg m = { "head", 4, sizeof text, text, 3 };
+
+		fill(src, sizeof src, (uint64_t)i + 1);
+		fill(text, sizeof text, (uint64_t)i + 100);
+		assert_int_equal(uring_ops.put(a->be, a->stream, p, 2), 2);
+		assert_int_equal(uring_ops.send(a->be, a->stream, &m, 1), 1);
+		SIDES_UNTIL(a, b, b->placed == placed + 2 && b->messages == messages + 1 && a->done == done + 3);
+		assert_memory_equal(side_memory(b), src, sizeof src);
+		assert_int_equal(b->message_len, sizeof text + 4);
+		assert_memory_equal(b->message, "head", 4);
+		assert_memory_equal(b->message + 4, text, sizeof text);
+		side_guards(b);
+	}
+	assert_int_equal(a->failed, 0);
+}
+
+static void open_pair(struct side *a, struct side *b, const struct uring_opts *o)
+{
+	side_open(b, o, 4);
+	side_listen(b);
+	side_region(b);
+	side_open(a, o, 4);
+	sides_pair(a, b);
+}
+
+static void transfer_with(const struct uring_opts *o, int rounds)
+{
+	struct side a, b;
+
+	open_pair(&a, &b, o);
+	transfer(&a, &b, rounds);
+	side_close(&a);
+	side_close(&b);
+}
+
+static void tiny_buffers(void **state)
+{
+	struct uring_opts o =
+		peer_opts("send-buffer-size", "4096", "recv-buffer-size", "4096", "recv-max", "4096", NULL);
+
+	(void)state;
+	transfer_with(&o, 8);
+}
+
+static void basic_ring(void **state)
+{
+	struct uring_opts o = peer_opts("ring-mode", "basic", "ring-entries", "16", NULL);
+
+	(void)state;
+	transfer_with(&o, 20);
+}
+
+/* More streams than the submission queue has entries. */
+static void short_queue(void **state)
+{
+	struct uring_opts o = peer_opts("ring-entries", "16", NULL);
+	uint8_t byte[16] = "one in each";
+	struct side a, b;
+
+	(void)state;
+	side_open(&b, &o, 200);
+	side_listen(&b);
+	side_region(&b);
+	side_open(&a, &o, 200);
+	be_stream all[200];
+
+	for (int i = 0; i < 200; i++) {
+		sides_pair(&a, &b);
+		all[i] = a.stream;
+	}
+	for (uint32_t i = 0; i < 200; i++) {
+		struct be_put p = { byte, sizeof byte, b.token, i * sizeof byte, i };
+
+		assert_int_equal(uring_ops.put(a.be, all[i], &p, 1), 1);
+	}
+	SIDES_UNTIL(&a, &b, b.placed == 200 && a.done == 200);
+	for (size_t i = 0; i < 200; i++)
+		assert_memory_equal(side_memory(&b) + i * sizeof byte, byte, sizeof byte);
+	side_close(&b);
+	SIDES_UNTIL(&a, NULL, a.down == 200);
+	side_close(&a);
+}
+
+/* --- zero-copy --- */
+
+static uint64_t tx_sum(const struct side *s)
+{
+	return s->be->counters.tx_copied_bytes + s->be->counters.tx_zero_copy_bytes;
+}
+
+/* The loopback device copies always, and the counters say so. */
+static void zero_copy_forced(void **state)
+{
+	struct uring_opts o = peer_opts("zerocopy", "on", "zerocopy-threshold", "1", NULL);
+	struct side a, b;
+
+	(void)state;
+	open_pair(&a, &b, &o);
+	transfer(&a, &b, 20);
+	assert_int_equal(tx_sum(&a), a.be->counters.tx_bytes);
+	assert_int_equal(a.be->counters.tx_zero_copy_bytes, 0);
+	assert_int_equal(b.be->counters.rx_copied_bytes, a.be->counters.tx_bytes);
+	side_close(&a);
+	side_close(&b);
+}
+
+static void zero_copy_registered(void **state)
+{
+	struct uring_opts o = peer_opts("zerocopy", "on", "zerocopy-threshold", "1", "send-buffer-size", "8192", NULL);
+	uint8_t *src = malloc(PEER_REGION_LEN);
+	struct side a, b;
+	struct err e;
+
+	(void)state;
+	open_pair(&a, &b, &o);
+	assert_int_equal(uring_ops.source_add(a.be, src, PEER_REGION_LEN, &e), 0);
+	for (uint32_t i = 0; i < 40; i++) {
+		struct be_put p[3] = { { src, 30000, b.token, 0, 1 },
+				       { src + 30000, 30000, b.token, 30000, 2 },
+				       { src + 60000, PEER_REGION_LEN - 60000, b.token, 60000, 3 } };
+
+		if (i == 30)
+			uring_ops.source_drop(a.be, src);
+		fill(src, PEER_REGION_LEN, i);
+		assert_int_equal(uring_ops.put(a.be, a.stream, p, 3), 3);
+		SIDES_UNTIL(&a, &b, b.placed == 3 * (i + 1) && a.done == 3 * (i + 1));
+		assert_memory_equal(side_memory(&b), src, PEER_REGION_LEN);
+	}
+	assert_int_equal(tx_sum(&a), a.be->counters.tx_bytes);
+	side_close(&a);
+	side_close(&b);
+	free(src);
+}
+
+static void zero_copy_auto_is_off_here(void **state)
+{
+	struct side a, b;
+
+	(void)state;
+	open_pair(&a, &b, NULL);
+	transfer(&a, &b, 10);
+	assert_int_equal(a.be->counters.zero_copy_fallbacks, 0);
+	assert_int_equal(a.be->counters.tx_copied_bytes, a.be->counters.tx_bytes);
+	side_close(&a);
+	side_close(&b);
+}
+
+/* --- a reader that does not read --- */
+
+static void slow_reader(void **state)
+{
+	uint8_t *src = malloc(1 << 20), *got = malloc(1 << 20), pre[BE_PREAMBLE] = { 0 }, answer[TCP_GREETING];
+	uint8_t head[TCP_FRAME_HEADER];
+	struct be_put p = { src, 1 << 20, { 1, 2 }, 0, 0 };
+	struct tcp_frame f;
+	uint32_t n = 0, read = 0;
+	struct be_addr at;
+	struct side a;
+	struct err e;
+	int listener = peer_listen(&at), fd;
+
+	(void)state;
+	fill(src, 1 << 20, 9);
+	side_open(&a, NULL, 1);
+	assert_int_equal(uring_ops.connect(a.be, &at, pre, PEER_DOMAIN, 1, &a.stream, &e), 0);
+	side_poll(&a);
+	fd = accept(listener, NULL, NULL);
+	tcp_greeting_encode(answer, TCP_STATUS_ACCEPTED, pre);
+	peer_write(fd, answer, sizeof answer);
+	SIDES_UNTIL(&a, NULL, a.connected == 1);
+	assert_int_equal(peer_read(fd, pre, sizeof pre), sizeof pre);
+	/* Until nothing moves any more: what was accepted and is not DONE stays bounded. */
+	for (int quiet = 0; quiet < 50; quiet++) {
+		if (uring_ops.put(a.be, a.stream, &p, 1) == 1)
+			quiet = 0, n++;
+		side_poll(&a);
+		uring_ops.wait(a.be, NS_PER_MS);
+		assert_true(n - a.done <= 16);
+	}
+	assert_true(a.be->counters.backpressure > 0);
+	assert_true(n - a.done > 0);
+	uring_ops.stream_close(a.be, a.stream, true);
+	while (a.down == 0) {
+		if (read < n && recv(fd, head, 1, MSG_PEEK | MSG_DONTWAIT) == 1 && peer_read(fd, head, 32) == 32) {
+			assert_int_equal(tcp_frame_decode(head, &f), 0);
+			assert_int_equal(f.len, 1 << 20);
+			for (size_t have = 0; have < f.len;) {
+				ssize_t k = recv(fd, got + have, f.len - have, MSG_DONTWAIT);
+
+				have += k > 0 ? (size_t)k : 0;
+				side_poll(&a);
+			}
+			assert_memory_equal(got, src, 1 << 20);
+			read++;
+		}
+		if (read == n && recv(fd, head, 1, MSG_DONTWAIT) == 0)
+			shutdown(fd, SHUT_WR);
+		side_poll(&a);
+	}
+	assert_int_equal(a.done, n);
+	assert_int_equal(a.failed, 0);
+	assert_int_equal(a.down_err, -ECANCELED);
+	side_close(&a);
+	close(fd);
+	close(listener);
+	free(src);
+	free(got);
+}
+
+/* --- options reach the socket --- */
+
+/* The descriptor of the stream's socket, found by its local address. */
+static int socket_of(struct side *s)
+{
+	struct be_info info;
+
+	assert_int_equal(uring_ops.info(s->be, s->stream, &info), 0);
+	for (int fd = 3; fd < 256; fd++) {
+		struct be_addr local = { .len = sizeof local.ss }, peer = { .len = sizeof peer.ss };
+
+		if (getsockname(fd, &local.sa, &local.len) || getpeername(fd, &peer.sa, &peer.len))
+			continue;
+		if (local.in.sin_port == info.local.in.sin_port && peer.in.sin_port == info.peer.in.sin_port)
+			return fd;
+	}
+	fail_msg("the stream has no socket");
+	return -1;
+}
+
+static int64_t sock_int(int fd, int level, int name)
+{
+	int64_t v = 0;
+	socklen_t len = sizeof v;
+
+	assert_int_equal(getsockopt(fd, level, name, &v, &len), 0);
+	return len == sizeof(int) ? (int)v : v;
+}
+
+static void options_reach_the_socket(void **state)
+{
+	struct uring_opts o = peer_opts("pacing-enabled", "true", "pacing-rate", "800Mbps", "keepalive-interval", "7s",
+					"idle-timeout", "9s", "congestion_algorithm", "reno", "send-buffer-size",
+					"100000", "nodelay", "true", NULL);
+	struct be_info info;
+	struct side a, b;
+	int fd;
+
+	(void)state;
+	open_pair(&a, &b, &o);
+	fd = socket_of(&a);
+	assert_int_equal(sock_int(fd, SOL_SOCKET, SO_MAX_PACING_RATE), 100000000);
+	assert_int_equal(sock_int(fd, SOL_SOCKET, SO_KEEPALIVE), 1);
+	assert_int_equal(sock_int(fd, IPPROTO_TCP, TCP_KEEPIDLE), 7);
+	assert_int_equal(sock_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT), 9000);
+	assert_int_equal(sock_int(fd, IPPROTO_TCP, TCP_NODELAY), 1);
+	assert_int_equal(sock_int(fd, SOL_SOCKET, SO_SNDBUF), 200000);
+	assert_int_equal(uring_ops.info(a.be, a.stream, &info), 0);
+	assert_string_equal(info.congestion, "reno");
+	assert_int_equal(info.bytes_sent, BE_PREAMBLE);
+	assert_int_equal(info.bytes_received, TCP_GREETING);
+	assert_true(info.rtt_ns > 0 && info.cwnd_bytes > 0);
+	side_close(&a);
+	side_close(&b);
+}
+
+static void no_such_congestion_control(void **state)
+{
+	struct uring_opts o = peer_opts("congestion", "nonesuch", NULL);
+	struct be_open open = {
+		.opts = &o, .clock = clock_mono, .streams = 1, .frames = 1, .frame_bytes = 64, .sends = 1
+	};
+	struct err e = { 0 };
+	struct be *be;
+
+	(void)state;
+	assert_int_equal(uring_ops.open(&open, &be, &e), -EINVAL);
+	assert_non_null(strstr(e.why, "nonesuch"));
+	assert_non_null(strstr(e.why, "reno"));
+}
+
+/* --- threads --- */
+
+struct worker {
+	struct side s;
+	pthread_t thread;
+	atomic_bool stop;
+	_Atomic(struct be_request *) handed; /* accept it */
+	atomic_uint accepted, placed, messages;
+};
+
+static void *work(void *arg)
+{
+	struct worker *w = arg;
+	uint8_t reply[BE_PREAMBLE] = "from the worker";
+
+	while (!atomic_load(&w->stop)) {
+		struct be_request *r = atomic_exchange(&w->handed, NULL);
+
+		if (r && uring_ops.accept(w->s.be, r, reply, PEER_DOMAIN, 1, &w->s.stream) == 0)
+			atomic_fetch_add(&w->accepted, 1);
+		side_poll(&w->s);
+		atomic_store(&w->placed, w->s.placed);
+		atomic_store(&w->messages, w->s.messages);
+		uring_ops.wait(w->s.be, NS_PER_S);
+	}
+	return NULL;
+}
+
+/* Opened and closed here, used there; requests go from the listener's thread to the worker's. */
+static void requests_across_threads(void **state)
+{
+	uint8_t pre[BE_PREAMBLE] = { 0 }, src[1000];
+	struct side listener, client;
+	struct worker w = { 0 };
+	struct err e;
+
+	(void)state;
+	side_open(&listener, NULL, 4);
+	side_listen(&listener);
+	listener.auto_accept = false;
+	side_open(&w.s, NULL, 4);
+	side_region(&w.s);
+	side_open(&client, NULL, 4);
+	memset(src, 0x3c, sizeof src);
+	assert_int_equal(pthread_create(&w.thread, NULL, work, &w), 0);
+	for (uint32_t i = 0; i < 40; i++) {
+		struct be_put p = { src, sizeof src, w.s.token, 0, 1 };
+		struct be_msg m = { "end", 3, 0, NULL, 2 };
+
+		assert_int_equal(uring_ops.connect(client.be, &listener.at, pre, PEER_DOMAIN, 1, &client.stream, &e),
+				 0);
+		SIDES_UNTIL(&client, &listener, listener.incoming == i + 1);
+		if (i % 4 == 3) {
+			uring_ops.reject(w.s.be, listener.request, pre);
+			SIDES_UNTIL(&client, &listener, client.down == i + 1);
+			assert_int_equal(client.down_err, -ECONNREFUSED);
+			continue;
+		}
+		atomic_store(&w.handed, listener.request);
+		uring_ops.wake(w.s.be);
+		SIDES_UNTIL(&client, &listener,
+			    client.connected == atomic_load(&w.accepted) && client.connected == i - i / 4 + 1);
+		assert_int_equal(uring_ops.put(client.be, client.stream, &p, 1), 1);
+		assert_int_equal(uring_ops.send(client.be, client.stream, &m, 1), 1);
+		SIDES_UNTIL(&client, &listener, atomic_load(&w.messages) == i - i / 4 + 1);
+		assert_int_equal(atomic_load(&w.placed), i - i / 4 + 1);
+		uring_ops.stream_close(client.be, client.stream, true);
+		SIDES_UNTIL(&client, &listener, client.down == i + 1);
+	}
+	atomic_store(&w.stop, true);
+	uring_ops.wake(w.s.be);
+	pthread_join(w.thread, NULL);
+	assert_int_equal(side_memory(&w.s)[0], 0x3c);
+	side_close(&w.s);
+	side_close(&client);
+	side_close(&listener);
+}
+
+/* close by another thread, after the owner ended with traffic under way: nothing is written afterwards. */
+static void close_elsewhere(void **state)
+{
+	static uint8_t src[PEER_REGION_LEN];
+	struct worker w = { 0 };
+	struct side client;
+
+	(void)state;
+	side_open(&w.s, NULL, 4);
+	side_listen(&w.s);
+	side_region(&w.s);
+	client.be = NULL;
+	side_open(&client, NULL, 4);
+	assert_int_equal(pthread_create(&w.thread, NULL, work, &w), 0);
+	client.at = w.s.at;
+	assert_int_equal(uring_ops.connect(client.be, &w.s.at, src, PEER_DOMAIN, 1, &client.stream, NULL), 0);
+	SIDES_UNTIL(&client, NULL, client.connected == 1);
+	memset(src, 0x44, sizeof src);
+	while (client.done < 50) {
+		struct be_put p = { src, sizeof src, w.s.token, 0, 1 };
+
+		uring_ops.put(client.be, client.stream, &p, 1);
+		side_poll(&client);
+	}
+	atomic_store(&w.stop, true);
+	uring_ops.wake(w.s.be);
+	pthread_join(w.thread, NULL);
+	uring_ops.close(w.s.be);
+	w.s.be = NULL;
+	memset(side_memory(&w.s), 0x55, PEER_REGION_LEN);
+	SIDES_UNTIL(&client, NULL, client.down == 1);
+	for (size_t i = 0; i < PEER_REGION_LEN; i++)
+		assert_int_equal(side_memory(&w.s)[i], 0x55);
+	side_close(&client);
+	side_close(&w.s);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(tiny_buffers),
+		cmocka_unit_test(basic_ring),
+		cmocka_unit_test(short_queue),
+		cmocka_unit_test(zero_copy_forced),
+		cmocka_unit_test(zero_copy_registered),
+		cmocka_unit_test(zero_copy_auto_is_off_here),
+		cmocka_unit_test(slow_reader),
+		cmocka_unit_test(options_reach_the_socket),
+		cmocka_unit_test(no_such_congestion_control),
+		cmocka_unit_test(requests_across_threads),
+		cmocka_unit_test(close_elsewhere),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
