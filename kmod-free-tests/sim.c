@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "sim.h"
+#include "kmod-free-tests/sim.h"
 
 #include "transport/session.h"
 #include <errno.h>

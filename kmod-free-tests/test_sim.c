@@ -5,7 +5,7 @@
  *
  * check: timeout=600
  */
-#include "sim.h"
+#include "kmod-free-tests/sim.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -87,8 +87,13 @@ static int forward(struct sim *s, const struct shape *sh, uint8_t *src, uint32_t
 	int rc = client_region_make(s->client, 1, sh->bytes, 0, &token, NULL, e);
 
 	for (unsigned round = 0; rc == 0 && round < sh->rounds; round++) {
-		struct amst_tx tx = { .chunk = sh->chunk, .sum = sh->sum, .passes = sh->passes, .extents = &x,
-				      .n_extents = 1, .base = src, .token = token };
+		struct amst_tx tx = { .chunk = sh->chunk,
+				      .sum = sh->sum,
+				      .passes = sh->passes,
+				      .extents = &x,
+				      .n_extents = 1,
+				      .base = src,
+				      .token = token };
 		uint8_t *there;
 
 		rng_fill(src, sh->bytes, sim_rand(s, UINT32_MAX));
@@ -146,10 +151,11 @@ static int run_seed(uint64_t seed)
 	f.corrupt_ppm = 0;
 	if (loud)
 		printf("seed %llu: streams %u workers %u/%u bytes %llu chunk %u sum %d sched %d %s%spasses %llu rounds %u drop %u "
-		       "corrupt %u short %u torn %u\n", (unsigned long long)seed, sh.streams, sh.workers_here, sh.workers_there,
+		       "corrupt %u short %u torn %u\n",
+		       (unsigned long long)seed, sh.streams, sh.workers_here, sh.workers_there,
 		       (unsigned long long)sh.bytes, sh.chunk, sh.sum, sh.sched, sh.one_sided ? "one-sided " : "",
-		       sh.reverse ? "reverse " : "", (unsigned long long)sh.passes, sh.rounds, f.drop_ppm, corrupt, f.short_ppm,
-		       f.torn_ppm);
+		       sh.reverse ? "reverse " : "", (unsigned long long)sh.passes, sh.rounds, f.drop_ppm, corrupt,
+		       f.short_ppm, f.torn_ppm);
 	rc = sim_open(&s, sh.one_sided ? &mem_one_sided_ops : &mem_ops, NULL, seed, sh.workers_there, NULL);
 	assert_int_equal(rc, 0);
 	cfg = sim_client(&s);
@@ -166,7 +172,8 @@ static int run_seed(uint64_t seed)
 	if (rc == 0 && memchr(mem + sh.bytes, 0, 16))
 		rc = err_set(&e, -EFAULT, "something was written behind the region");
 	if (rc < 0 || loud)
-		printf("seed %llu: %d %s (reconnects %llu, resumes %llu, virtual time %.3f s)\n", (unsigned long long)seed, rc, e.why,
+		printf("seed %llu: %d %s (reconnects %llu, resumes %llu, virtual time %.3f s)\n",
+		       (unsigned long long)seed, rc, e.why,
 		       s.client ? (unsigned long long)client_reconnects(s.client) : 0,
 		       s.client ? (unsigned long long)client_resumes(s.client) : 0, (double)s.now / 1e9);
 	*mem_fabric_faults(s.fabric) = (struct mem_faults){ 0 };

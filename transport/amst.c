@@ -7,8 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ROW(f, u, h) { .name = "amst_" #f, .unit = u, .help = h, .kind = METRIC_COUNTER, \
-		       .offset = offsetof(struct amst_counters, f) }
+#define ROW(f, u, h)                                                              \
+	{                                                                         \
+		.name = "amst_" #f, .unit = u, .help = h, .kind = METRIC_COUNTER, \
+		.offset = offsetof(struct amst_counters, f)                       \
+	}
 
 const struct metric amst_metrics[] = {
 	ROW(chunks_sent, "chunks", "chunks handed to the backend"),
@@ -69,7 +72,8 @@ static int open_backend(struct worker *w, struct err *e)
 	};
 
 	if (frame_bytes > cfg->ops->caps.frame_max)
-		return err_set(e, -EINVAL, "a chunk of %u bytes does not fit a message of the %s backend: use at most %u",
+		return err_set(e, -EINVAL,
+			       "a chunk of %u bytes does not fit a message of the %s backend: use at most %u",
 			       cfg->chunk, cfg->ops->name, cfg->ops->caps.frame_max - FRAME_ROOM);
 	return cfg->ops->open(&o, &w->be, e);
 }
@@ -97,8 +101,8 @@ static int start_worker(struct worker *w, struct err *e)
 	int rc = pthread_create(&w->thread, NULL, worker_main, w);
 
 	if (rc)
-		return err_set(e, -rc, "cannot start worker thread %u: %s; raise the process limit (ulimit -u)", w->index,
-			       strerror(rc));
+		return err_set(e, -rc, "cannot start worker thread %u: %s; raise the process limit (ulimit -u)",
+			       w->index, strerror(rc));
 	w->running = true;
 	return 0;
 }
@@ -110,7 +114,8 @@ int amst_open(struct amst **out, const struct amst_config *cfg, struct err *e)
 
 	if (!cfg->streams || cfg->streams > WIRE_STREAMS_MAX || !cfg->workers || cfg->workers > AMST_WORKERS_MAX ||
 	    cfg->workers > cfg->streams)
-		return err_set(e, -EINVAL, "%u streams on %u workers: 1 to %u streams, and no more workers than streams",
+		return err_set(e, -EINVAL,
+			       "%u streams on %u workers: 1 to %u streams, and no more workers than streams",
 			       cfg->streams, cfg->workers, WIRE_STREAMS_MAX);
 	a = calloc(1, sizeof *a);
 	if (!a)
@@ -299,7 +304,8 @@ int amst_region_add(struct amst *a, uint32_t id, void *addr, uint64_t len)
 {
 	if (id >= AMST_REGIONS_MAX)
 		return -EINVAL;
-	return command_all(a, &(struct wcmd){ .type = CMD_REGION_ADD, .id = id, .ptr = addr, .len = len }, &a->region[id]);
+	return command_all(a, &(struct wcmd){ .type = CMD_REGION_ADD, .id = id, .ptr = addr, .len = len },
+			   &a->region[id]);
 }
 
 int amst_region_drop(struct amst *a, uint32_t id)

@@ -38,14 +38,14 @@ extern const char *const amst_sched_names[]; /* NULL-terminated */
 
 struct amst_config {
 	const struct be_ops *ops;
-	const void *be_opts;       /* the backend's option struct, or NULL */
-	unsigned workers;          /* 1 … AMST_WORKERS_MAX, at most streams */
-	unsigned streams;          /* 1 … WIRE_STREAMS_MAX */
-	uint32_t chunk;            /* largest staged chunk, bytes: sizes frames and encode buffers; 0: none */
+	const void *be_opts; /* the backend's option struct, or NULL */
+	unsigned workers;    /* 1 … AMST_WORKERS_MAX, at most streams */
+	unsigned streams;    /* 1 … WIRE_STREAMS_MAX */
+	uint32_t chunk;      /* largest staged chunk, bytes: sizes frames and encode buffers; 0: none */
 	enum amst_sched sched;
 	uint32_t domain;
-	const int *cpus;           /* CPU of each worker, or NULL: not pinned */
-	bool manual;               /* no threads */
+	const int *cpus; /* CPU of each worker, or NULL: not pinned */
+	bool manual;     /* no threads */
 	struct clock clock;
 	uint64_t seed;
 	void *fabric;
@@ -79,19 +79,19 @@ struct amst_tx {
 	uint32_t id;
 	uint32_t chunk;
 	enum sum_kind sum;
-	uint64_t passes;             /* 1, or more to send the same again and again; UINT64_MAX: until stopped */
+	uint64_t passes; /* 1, or more to send the same again and again; UINT64_MAX: until stopped */
 	const struct amst_extent *extents;
 	uint64_t n_extents;
-	const struct stage *stage;   /* NULL: puts */
-	const uint8_t *base;         /* puts: the local region… */
-	struct be_token token;       /* …and the peer's */
+	const struct stage *stage; /* NULL: puts */
+	const uint8_t *base;       /* puts: the local region… */
+	struct be_token token;     /* …and the peer's */
 
 	/* filled by amst_tx_prepare */
-	uint64_t *first;             /* first chunk number of each extent, and one past the last */
+	uint64_t *first; /* first chunk number of each extent, and one past the last */
 	uint64_t pass_chunks;
-	struct mpmc returned;        /* chunks to be sent again */
-	uint64_t total;              /* chunks in all; falls when stopped early */
-	int status;                  /* 0 or why it failed (first cause) */
+	struct mpmc returned; /* chunks to be sent again */
+	uint64_t total;       /* chunks in all; falls when stopped early */
+	int status;           /* 0 or why it failed (first cause) */
 	uint32_t status_object;
 	cacheline_aligned uint64_t cursor; /* next chunk nobody has taken; STOPPED once it must not be taken from */
 	cacheline_aligned uint64_t acked;
@@ -110,7 +110,7 @@ struct amst_rx {
 	enum sum_kind sum;
 	const struct stage *stage; /* staged chunks go here; NULL: puts only */
 	uint64_t pass_chunks;
-	uint64_t *map;             /* pass_chunks bits: which were placed, good */
+	uint64_t *map; /* pass_chunks bits: which were placed, good */
 	cacheline_aligned uint64_t placed;
 	uint64_t bytes, bad;
 	int status;
@@ -158,8 +158,7 @@ bool amst_step(struct amst *a);
  * worker's command ring is full (poll events, then try again), or -EINVAL. */
 
 /* Connects a stream (client). pre: BE_PREAMBLE bytes. */
-int amst_connect(struct amst *a, uint32_t stream, uint32_t incarnation, const struct be_addr *to,
-		 const uint8_t *pre);
+int amst_connect(struct amst *a, uint32_t stream, uint32_t incarnation, const struct be_addr *to, const uint8_t *pre);
 /* Takes a connection that came in (server). The request is used up. An older
  * incarnation of the stream must be DOWN. */
 int amst_accept(struct amst *a, uint32_t stream, uint32_t incarnation, struct be_request *r, const uint8_t *reply);

@@ -9,12 +9,12 @@
 #include <pthread.h>
 
 #define TX_STOPPED (1ull << 62)
-#define TX_OPS_MAX 12      /* chunks posted and not DONE, per stream */
+#define TX_OPS_MAX 12        /* chunks posted and not DONE, per stream */
 #define TX_POSTED (1u << 19) /* …and about this many bytes of them, but two chunks at least */
-#define BE_SENDS 24        /* operations a backend keeps per stream: chunks, COMMITs, ACKs */
+#define BE_SENDS 24          /* operations a backend keeps per stream: chunks, COMMITs, ACKs */
 #define RX_PENDING (2 * WIRE_COMMIT_MAX)
-#define FRAME_ROOM 4096    /* of a frame, beside a staged chunk: the largest other message fits */
-#define FRAME_BUDGET (24u << 20) /* bytes of frames, all workers together */
+#define FRAME_ROOM 4096           /* of a frame, beside a staged chunk: the largest other message fits */
+#define FRAME_BUDGET (24u << 20)  /* bytes of frames, all workers together */
 #define ENCODE_BUDGET (16u << 20) /* bytes of encode buffers, all workers together */
 
 struct tx_rec {
@@ -49,7 +49,7 @@ struct wstream {
 	uint32_t head, cut, tail;
 	uint32_t posted; /* chunks accepted by the backend and not DONE */
 	uint64_t posted_bytes;
-	bool held;       /* win[tail] is filled and the backend did not take it yet */
+	bool held; /* win[tail] is filled and the backend did not take it yet */
 	int32_t held_buf;
 	uint32_t held_len;
 	uint32_t seq, c_head, c_tail;
@@ -125,7 +125,7 @@ struct worker {
 
 struct sched_ops {
 	const char *name;
-	bool every;      /* a change at one stream may let another go on: look at all of them */
+	bool every; /* a change at one stream may let another go on: look at all of them */
 	bool (*may)(const struct worker *w, const struct wstream *s);
 	void (*took)(struct worker *w, const struct wstream *s);
 };
@@ -154,7 +154,7 @@ struct amst {
 enum cookie_kind { COOKIE_PUT, COOKIE_CHUNK, COOKIE_COMMIT, COOKIE_ACK };
 #define COOKIE(kind, s, len, buf) \
 	((uint64_t)(kind) | (uint64_t)(s)->index << 4 | (uint64_t)(len) << 16 | (uint64_t)(uint16_t)(buf) << 48)
-#define COOKIE_KIND(c) ((enum cookie_kind)((c) & 15))
+#define COOKIE_KIND(c) ((enum cookie_kind)((c)&15))
 #define COOKIE_STREAM(c) ((uint32_t)((c) >> 4 & 0xfff))
 #define COOKIE_LEN(c) ((uint32_t)((c) >> 16))
 #define COOKIE_BUF(c) ((int32_t)((c) >> 48))

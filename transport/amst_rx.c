@@ -93,9 +93,9 @@ void rx_chunk(struct worker *w, struct wstream *s, uint32_t transfer, struct rcu
 	entry = (struct rx_entry){ .offset = r.offset, .object = r.object, .len = r.len, .sum = r.sum };
 	entry.good = sum_of(rx->sum, c->p, len) == r.sum;
 	if (entry.good && !__atomic_load_n(&rx->status, __ATOMIC_RELAXED)) {
-		rc = rx->stage->ops->decode(rx->stage->ctx, w->index,
-					    &(struct stage_chunk){ .object = r.object, .len = r.len, .offset = r.offset },
-					    c->p, len);
+		rc = rx->stage->ops->decode(
+			rx->stage->ctx, w->index,
+			&(struct stage_chunk){ .object = r.object, .len = r.len, .offset = r.offset }, c->p, len);
 		if (rc < 0)
 			entry.good = false;
 		if (rc < 0 && rc != -EBADMSG)
@@ -170,12 +170,12 @@ void rx_flush_acks(struct worker *w, struct wstream *s)
 	while (s->up && !s->failing && s->a_head != s->a_tail) {
 		const struct ack_out *a = &s->acks[s->a_head % WIRE_CREDITS];
 		uint8_t head[64];
-		int rc = w->a->cfg.ops->send(w->be, s->h,
-					     &(struct be_msg){ .head = head,
-							       .head_len = wire_put_ack(head, sizeof head,
-											a->transfer, &a->m),
-							       .cookie = COOKIE(COOKIE_ACK, s, 0, 0) },
-					     1);
+		int rc = w->a->cfg.ops->send(
+			w->be, s->h,
+			&(struct be_msg){ .head = head,
+					  .head_len = wire_put_ack(head, sizeof head, a->transfer, &a->m),
+					  .cookie = COOKIE(COOKIE_ACK, s, 0, 0) },
+			1);
 
 		if (rc < 0)
 			stream_fail(w, s, rc);

@@ -91,16 +91,16 @@ struct be_addr {
 };
 
 struct be_open {
-	const void *opts;   /* the struct of the backend's option table, or NULL for the defaults */
-	struct clock clock; /* for time-outs and TIME fields */
-	uint32_t streams;   /* most streams at once; also bounds pending incoming connections */
-	uint32_t frames;    /* receive frames */
+	const void *opts;     /* the struct of the backend's option table, or NULL for the defaults */
+	struct clock clock;   /* for time-outs and TIME fields */
+	uint32_t streams;     /* most streams at once; also bounds pending incoming connections */
+	uint32_t frames;      /* receive frames */
 	uint32_t frame_bytes; /* size of each, <= caps.frame_max */
-	uint32_t sends;     /* most operations accepted and not DONE, per stream */
-	uint32_t regions;   /* most regions at once */
-	int cpu;            /* the CPU its thread is pinned to, or -1 */
-	uint64_t seed;      /* mem: faults; others: unused */
-	void *fabric;       /* mem: the struct mem_fabric both sides share; others NULL */
+	uint32_t sends;       /* most operations accepted and not DONE, per stream */
+	uint32_t regions;     /* most regions at once */
+	int cpu;              /* the CPU its thread is pinned to, or -1 */
+	uint64_t seed;        /* mem: faults; others: unused */
+	void *fabric;         /* mem: the struct mem_fabric both sides share; others NULL */
 };
 
 enum be_event_type {
@@ -117,22 +117,22 @@ enum be_event_type {
 
 struct be_event {
 	enum be_event_type type;
-	int err;             /* 0 or -errno */
+	int err; /* 0 or -errno */
 	be_stream stream;
-	uint32_t len;        /* of data, or of the put */
-	const void *data;    /* INCOMING, CONNECTED, DOWN: valid until the next poll */
-	uint64_t cookie;     /* DONE: the operation's. others: the stream's, as given to connect or accept */
-	uint64_t offset;     /* PLACED */
-	uint32_t region;     /* PLACED: id */
-	uint32_t frame;      /* MESSAGE: for release */
+	uint32_t len;               /* of data, or of the put */
+	const void *data;           /* INCOMING, CONNECTED, DOWN: valid until the next poll */
+	uint64_t cookie;            /* DONE: the operation's. others: the stream's, as given to connect or accept */
+	uint64_t offset;            /* PLACED */
+	uint32_t region;            /* PLACED: id */
+	uint32_t frame;             /* MESSAGE: for release */
 	struct be_request *request; /* INCOMING */
 };
 
 struct be_msg {
-	const void *head;   /* copied by send; head_len <= BE_HEAD_MAX */
+	const void *head; /* copied by send; head_len <= BE_HEAD_MAX */
 	uint32_t head_len;
 	uint32_t body_len;
-	const void *body;   /* stays until DONE; the peer sees head and body as one message */
+	const void *body; /* stays until DONE; the peer sees head and body as one message */
 	uint64_t cookie;
 };
 
@@ -149,8 +149,8 @@ struct be_put {
 /* Path facts of a stream; a field that the backend cannot know is 0. */
 struct be_info {
 	uint64_t rtt_ns, rttvar_ns;
-	uint64_t retransmits;           /* segments, since connect */
-	uint64_t delivery_rate;         /* bytes per second */
+	uint64_t retransmits;                /* segments, since connect */
+	uint64_t delivery_rate;              /* bytes per second */
 	uint64_t bytes_sent, bytes_received; /* payload and headers, this stream */
 	uint32_t cwnd_bytes;
 	char congestion[16];
@@ -162,25 +162,25 @@ struct be_info {
  * receiving side when it was placed straight into its region or frame by hardware; everything that a
  * CPU moved counts as copied, once per copy (TCP receive: one). */
 struct be_counters {
-	uint64_t tx_bytes, rx_bytes;       /* payload of sends and puts */
+	uint64_t tx_bytes, rx_bytes; /* payload of sends and puts */
 	uint64_t tx_zero_copy_bytes, tx_copied_bytes;
 	uint64_t rx_zero_copy_bytes, rx_copied_bytes;
 	uint64_t puts, messages, placed, frames_received;
-	uint64_t backpressure;             /* send/put that returned 0 */
-	uint64_t frame_waits;              /* times a message waited for a free frame */
-	uint64_t syscalls;                 /* of the data path (io_uring_enter, doorbells…) */
+	uint64_t backpressure; /* send/put that returned 0 */
+	uint64_t frame_waits;  /* times a message waited for a free frame */
+	uint64_t syscalls;     /* of the data path (io_uring_enter, doorbells…) */
 	uint64_t protocol_errors;
 	uint64_t streams_opened, streams_down;
-	uint64_t zero_copy_fallbacks;      /* connections that stopped zero-copy because it was copied anyway */
+	uint64_t zero_copy_fallbacks; /* connections that stopped zero-copy because it was copied anyway */
 };
 
 extern const struct metric be_metrics[];
 extern const size_t be_metrics_n;
 
 struct be_ops {
-	const char *name;    /* "tcp" */
-	const char *alias;   /* second name that --backend takes ("uring"), or NULL */
-	const char *help;    /* one line */
+	const char *name;  /* "tcp" */
+	const char *alias; /* second name that --backend takes ("uring"), or NULL */
+	const char *help;  /* one line */
 	struct be_caps caps;
 	const struct opt *opts; /* option table; rows' offsets are in a struct of opts_size bytes */
 	size_t n_opts, opts_size;

@@ -217,8 +217,10 @@ static int parse_reply(struct client *c, uint16_t type, struct rcur *reply, stru
 	status = (int32_t)get_u32(reply);
 	get_str(reply, text, sizeof text);
 	if (reply->bad || h.type != (type | WIRE_REPLY) || status > 0)
-		return err_set(e, -EPROTO, "%s sent an answer that this dwcp does not understand: install the same release on "
-			       "both hosts", c->cfg.target);
+		return err_set(e, -EPROTO,
+			       "%s sent an answer that this dwcp does not understand: install the same release on "
+			       "both hosts",
+			       c->cfg.target);
 	return status ? err_set(e, status, "%s: %s", c->cfg.target, text) : 0;
 }
 
@@ -245,7 +247,8 @@ int client_call(struct client *c, uint16_t type, const void *fields, uint32_t le
 			started = conn_now(c); /* the resume has its own limit */
 		/* Making or hashing a large region there takes its time: the connection is alive, and so is the peer. */
 		if (!c->call.answered && conn_now(c) - started > 10 * c->cfg.timeout_ns)
-			return err_set(e, -ETIMEDOUT, "%s is connected, but does not answer a request: look at its load and log",
+			return err_set(e, -ETIMEDOUT,
+				       "%s is connected, but does not answer a request: look at its load and log",
 				       c->cfg.target);
 	}
 	c->call.busy = false;
@@ -267,7 +270,8 @@ int client_call_msg(struct client *c, uint16_t type, const struct wire_def *req_
 		return rc;
 	wire_get(&in, rep_def, rep);
 	return in.bad ? err_set(e, -EPROTO, "%s sent a short answer: install the same dwcp release on both hosts",
-				c->cfg.target) : 0;
+				c->cfg.target)
+		      : 0;
 }
 
 int client_region_make(struct client *c, uint32_t id, uint64_t bytes, uint64_t seed, struct be_token *token,
@@ -313,7 +317,8 @@ int client_region_offer(struct client *c, uint32_t id, void *addr, uint64_t len,
 	return rc;
 }
 
-int client_digest(struct client *c, uint32_t region, uint64_t offset, uint64_t bytes, struct digest128 *d, struct err *e)
+int client_digest(struct client *c, uint32_t region, uint64_t offset, uint64_t bytes, struct digest128 *d,
+		  struct err *e)
 {
 	struct msg_digest m = { .region = region, .offset = offset, .bytes = bytes };
 	struct msg_digest_reply r;
@@ -357,8 +362,10 @@ static int watch_turn(struct client *c, struct watch *w, uint64_t bytes, struct 
 		w->moved_at = now;
 	}
 	if (now - w->moved_at > c->cfg.timeout_ns)
-		return err_set(e, -ETIMEDOUT, "nothing moved to or from %s for the whole time-out: check the link and the peer's "
-			       "disk and load, or raise --timeout", c->cfg.target);
+		return err_set(e, -ETIMEDOUT,
+			       "nothing moved to or from %s for the whole time-out: check the link and the peer's "
+			       "disk and load, or raise --timeout",
+			       c->cfg.target);
 	if (now < w->next)
 		return 0;
 	w->next = now + TICK_NS;
@@ -412,7 +419,8 @@ static int end_tx(struct client *c, struct amst_tx *tx, struct msg_xfer_result *
 	if (rc < 0)
 		return rc;
 	if (!tx->status && (!result->whole || result->placed < tx->acked))
-		return err_set(e, -EBADMSG, "%s did not get everything (%llu of %llu chunks): please report this as a bug",
+		return err_set(e, -EBADMSG,
+			       "%s did not get everything (%llu of %llu chunks): please report this as a bug",
 			       c->cfg.target, (unsigned long long)result->placed, (unsigned long long)tx->acked);
 	return 0;
 }
@@ -464,8 +472,14 @@ int client_pull(struct client *c, uint32_t from, uint32_t to, struct be_token to
 	struct watch w = watch_begin(c, tick);
 	struct amst_counters base, now;
 	struct be_counters b;
-	struct msg_pull m = { .region = from, .to = to, .to_key = to_token.key, .to_bytes = to_bytes, .bytes = bytes,
-			      .passes = passes, .chunk = chunk, .sum = (uint8_t)c->cfg.sum };
+	struct msg_pull m = { .region = from,
+			      .to = to,
+			      .to_key = to_token.key,
+			      .to_bytes = to_bytes,
+			      .bytes = bytes,
+			      .passes = passes,
+			      .chunk = chunk,
+			      .sum = (uint8_t)c->cfg.sum };
 	uint8_t fields[128];
 	struct wcur out = wcur_init(fields, sizeof fields);
 	struct rcur in;
@@ -493,7 +507,8 @@ int client_pull(struct client *c, uint32_t from, uint32_t to, struct be_token to
 		stop |= rc > 0;
 		if (rc > 0)
 			rc = client_call(c, MSG_PULL_STOP, NULL, 0, &in, e);
-		done = stop || (passes != UINT64_MAX && now.chunks_placed - base.chunks_placed >= rx.pass_chunks * passes);
+		done = stop ||
+		       (passes != UINT64_MAX && now.chunks_placed - base.chunks_placed >= rx.pass_chunks * passes);
 	}
 	if (rc == 0)
 		rc = client_call_msg(c, MSG_PULL_WAIT, NULL, NULL, &wire_pull_result, result, e);
@@ -511,7 +526,8 @@ int client_pull(struct client *c, uint32_t from, uint32_t to, struct be_token to
 				c->cfg.ops->wait(c->ctl, 10 * NS_PER_MS);
 		}
 	if (rc == 0 && result->status)
-		rc = err_set(e, result->status, "%s could not send its region: %s", c->cfg.target, strerror(-result->status));
+		rc = err_set(e, result->status, "%s could not send its region: %s", c->cfg.target,
+			     strerror(-result->status));
 	if (rc == 0 && rx.placed < result->chunks)
 		rc = err_set(e, -EBADMSG, "%llu of %llu chunks from %s arrived whole: please report this as a bug",
 			     (unsigned long long)rx.placed, (unsigned long long)result->chunks, c->cfg.target);

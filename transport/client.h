@@ -20,17 +20,17 @@
 #define DWCP_PORT 7411
 
 struct client_config {
-	const char *target;        /* as the user wrote it, for messages */
+	const char *target;          /* as the user wrote it, for messages */
 	const struct be_addr *addrs; /* tried in order */
 	int n_addrs;
 	const struct be_ops *ops;
 	const void *be_opts;
 	unsigned streams, workers;
-	uint32_t stage_chunk;      /* largest staged chunk; 0: puts only */
+	uint32_t stage_chunk; /* largest staged chunk; 0: puts only */
 	enum amst_sched sched;
 	enum sum_kind sum;
-	uint64_t timeout_ns;       /* without progress; also how long a lost session may be resumed */
-	const int *cpus;           /* per worker, or NULL */
+	uint64_t timeout_ns; /* without progress; also how long a lost session may be resumed */
+	const int *cpus;     /* per worker, or NULL */
 	struct clock clock;
 	uint64_t seed;
 	const volatile sig_atomic_t *interrupted; /* non-zero: calls end with -EINTR; may be NULL */
@@ -72,7 +72,8 @@ int client_region_make(struct client *c, uint32_t id, uint64_t bytes, uint64_t s
 /* A region of ours that the peer may put into (reverse). token: what the peer has to name. */
 int client_region_offer(struct client *c, uint32_t id, void *addr, uint64_t len, struct be_token *token, struct err *e);
 /* XXH3-128 of part of the peer's region. */
-int client_digest(struct client *c, uint32_t region, uint64_t offset, uint64_t bytes, struct digest128 *d, struct err *e);
+int client_digest(struct client *c, uint32_t region, uint64_t offset, uint64_t bytes, struct digest128 *d,
+		  struct err *e);
 
 /* What a caller wants to do while a transfer runs. */
 struct client_tick {

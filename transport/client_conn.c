@@ -44,36 +44,44 @@ static int refused_text(const struct client *c, const uint8_t *reply, uint32_t l
 
 	if (len == BE_PREAMBLE && wire_get_reply(reply, &r) == 0) {
 		if (r.status == PRE_BAD_VERSION)
-			return err_set(e, -EPROTO, "%s speaks protocol version %u, this dwcp speaks %u: %s", c->cfg.target,
-				       r.version, WIRE_VERSION, "install the same dwcp release on both hosts");
+			return err_set(e, -EPROTO, "%s speaks protocol version %u, this dwcp speaks %u: %s",
+				       c->cfg.target, r.version, WIRE_VERSION,
+				       "install the same dwcp release on both hosts");
 		return err_set(e, r.status == PRE_NO_SESSION ? -ESTALE : -ECONNREFUSED, "%s refused the connection: %s",
 			       c->cfg.target, pre_status_text(r.status));
 	}
 	printable(first, sizeof first, reply, len);
-	return err_set(e, -EPROTO, "%s answers, but not as a dwcp server (it said \"%s\"): check host and port, and that "
-		       "`dwcp serve` runs there", c->cfg.target, first);
+	return err_set(e, -EPROTO,
+		       "%s answers, but not as a dwcp server (it said \"%s\"): check host and port, and that "
+		       "`dwcp serve` runs there",
+		       c->cfg.target, first);
 }
 
 static int connect_text(const struct client *c, int err, struct err *e)
 {
 	switch (-err) {
 	case ECONNREFUSED:
-		return err_set(e, err, "nothing listens on %s: start `dwcp serve --listen ADDR:PORT` there, or check the port",
+		return err_set(e, err,
+			       "nothing listens on %s: start `dwcp serve --listen ADDR:PORT` there, or check the port",
 			       c->cfg.target);
 	case EHOSTUNREACH:
 	case ENETUNREACH:
 		return err_set(e, err, "%s cannot be reached (%s): check the address, the route and the firewall",
 			       c->cfg.target, strerror(-err));
 	case ETIMEDOUT:
-		return err_set(e, err, "%s does not answer in time: check that `dwcp serve` runs there and that no firewall "
-			       "drops the port, or raise --timeout", c->cfg.target);
+		return err_set(e, err,
+			       "%s does not answer in time: check that `dwcp serve` runs there and that no firewall "
+			       "drops the port, or raise --timeout",
+			       c->cfg.target);
 	case EPROTO:
 	case EBADMSG:
 	case ECONNRESET:
 	case EPIPE:
 	case 0:
-		return err_set(e, err ? err : -ECONNRESET, "%s closed the connection before it answered as a dwcp server: "
-			       "check host and port, and its log", c->cfg.target);
+		return err_set(e, err ? err : -ECONNRESET,
+			       "%s closed the connection before it answered as a dwcp server: "
+			       "check host and port, and its log",
+			       c->cfg.target);
 	default:
 		return err_set(e, err, "the connection to %s failed: %s", c->cfg.target, strerror(-err));
 	}
@@ -207,7 +215,9 @@ static void stream_connect(struct client *c, uint32_t i)
 {
 	struct cstream *s = &c->streams[i];
 	uint8_t pre[BE_PREAMBLE];
-	struct preamble p = { .version = WIRE_VERSION, .kind = PRE_DATA, .stream = i, .incarnation = s->incarnation + 1 };
+	struct preamble p = {
+		.version = WIRE_VERSION, .kind = PRE_DATA, .stream = i, .incarnation = s->incarnation + 1
+	};
 
 	memcpy(p.session, c->session, sizeof p.session);
 	wire_put_preamble(pre, &p);
@@ -319,11 +329,11 @@ static void send_fence(struct client *c)
 	wire_put_head(&out, MSG_STREAM_DOWN, c->fence_id);
 	wire_put(&out, &wire_stream_down, &m);
 	wire_seal(head, (uint32_t)(out.p - head));
-	c->fence_sent = c->cfg.ops->send(c->ctl, c->ctl_stream,
-					 &(struct be_msg){ .head = head,
-							   .head_len = (uint32_t)(out.p - head),
-							   .cookie = FENCE_COOKIE },
-					 1) == 1;
+	c->fence_sent =
+		c->cfg.ops->send(
+			c->ctl, c->ctl_stream,
+			&(struct be_msg){ .head = head, .head_len = (uint32_t)(out.p - head), .cookie = FENCE_COOKIE },
+			1) == 1;
 }
 
 /* Sends what is due on the control stream. */
@@ -332,11 +342,11 @@ void conn_flush(struct client *c)
 	if (c->ctl_state != CTL_UP)
 		return;
 	if (c->call.busy && !c->call.sent)
-		c->call.sent = c->cfg.ops->send(c->ctl, c->ctl_stream,
-						&(struct be_msg){ .body = c->call.out,
-								  .body_len = c->call.len,
-								  .cookie = CTL_COOKIE },
-						1) == 1;
+		c->call.sent =
+			c->cfg.ops->send(
+				c->ctl, c->ctl_stream,
+				&(struct be_msg){ .body = c->call.out, .body_len = c->call.len, .cookie = CTL_COOKIE },
+				1) == 1;
 	if (c->agreed && !c->closing)
 		send_fence(c);
 }
@@ -353,7 +363,8 @@ void conn_upkeep(struct client *c)
 	if (c->ctl_state != CTL_UP)
 		return;
 	for (uint32_t i = 0; i < c->cfg.streams; i++)
-		if (c->streams[i].state == CS_IDLE || (c->streams[i].state == CS_WAITING && now >= c->streams[i].retry_at))
+		if (c->streams[i].state == CS_IDLE ||
+		    (c->streams[i].state == CS_WAITING && now >= c->streams[i].retry_at))
 			stream_connect(c, i);
 }
 
@@ -361,10 +372,11 @@ static int stream_text(const struct client *c, struct err *e)
 {
 	if (c->stream_refused)
 		return refused_text(c, c->stream_reply, BE_PREAMBLE, e);
-	return err_set(e, c->stream_err ? c->stream_err : -ENOTCONN,
-		       "no data stream to %s is left (%u wanted): %s; check the link, file limits (ulimit -n) on both hosts, "
-		       "or use fewer --streams", c->cfg.target, c->cfg.streams,
-		       strerror(c->stream_err ? -c->stream_err : ENOTCONN));
+	return err_set(
+		e, c->stream_err ? c->stream_err : -ENOTCONN,
+		"no data stream to %s is left (%u wanted): %s; check the link, file limits (ulimit -n) on both hosts, "
+		"or use fewer --streams",
+		c->cfg.target, c->cfg.streams, strerror(c->stream_err ? -c->stream_err : ENOTCONN));
 }
 
 /* Is the session lost for good? */
@@ -377,8 +389,8 @@ int conn_check(struct client *c, struct err *e)
 	if (c->goodbye[0])
 		return err_set(e, -ESHUTDOWN, "%s ended the session: %s", c->cfg.target, c->goodbye);
 	if (c->ctl_state == CTL_LOST && !c->lost_at)
-		return c->ctl_reply_len ? refused_text(c, c->ctl_reply, c->ctl_reply_len, e) :
-					  connect_text(c, c->ctl_err, e);
+		return c->ctl_reply_len ? refused_text(c, c->ctl_reply, c->ctl_reply_len, e)
+					: connect_text(c, c->ctl_err, e);
 	if (c->ctl_state == CTL_LOST && c->ctl_reply_len == BE_PREAMBLE) {
 		struct pre_reply r;
 
@@ -386,9 +398,10 @@ int conn_check(struct client *c, struct err *e)
 			return refused_text(c, c->ctl_reply, c->ctl_reply_len, e);
 	}
 	if (c->lost_at && now - c->lost_at > c->cfg.timeout_ns)
-		return err_set(e, -ETIMEDOUT, "%s was lost and could not be reached again within the time-out (%s): check it, "
-			       "then start again, files with --resume", c->cfg.target,
-			       strerror(c->ctl_err ? -c->ctl_err : ETIMEDOUT));
+		return err_set(e, -ETIMEDOUT,
+			       "%s was lost and could not be reached again within the time-out (%s): check it, "
+			       "then start again, files with --resume",
+			       c->cfg.target, strerror(c->ctl_err ? -c->ctl_err : ETIMEDOUT));
 	if (c->established && !c->up && !c->lost_at && c->none_up_since && now - c->none_up_since > c->cfg.timeout_ns)
 		return stream_text(c, e);
 	return 0;
@@ -439,10 +452,12 @@ int conn_streams(struct client *c, struct err *e)
 		if (c->stream_refused)
 			return stream_text(c, e);
 		if (conn_now(c) > deadline)
-			return err_set(e, c->stream_err ? c->stream_err : -ETIMEDOUT,
-				       "only %u of %u streams to %s came up in time (%s): check file limits (ulimit -n) on both "
-				       "hosts, or use fewer --streams", c->up, c->cfg.streams, c->cfg.target,
-				       strerror(c->stream_err ? -c->stream_err : ETIMEDOUT));
+			return err_set(
+				e, c->stream_err ? c->stream_err : -ETIMEDOUT,
+				"only %u of %u streams to %s came up in time (%s): check file limits (ulimit -n) on both "
+				"hosts, or use fewer --streams",
+				c->up, c->cfg.streams, c->cfg.target,
+				strerror(c->stream_err ? -c->stream_err : ETIMEDOUT));
 	}
 	c->established = true;
 	return 0;

@@ -16,7 +16,7 @@ enum cs_state { CS_IDLE, CS_CONNECTING, CS_UP, CS_LOST, CS_WAITING };
 struct cstream {
 	enum cs_state state;
 	uint32_t incarnation;
-	uint32_t fails;    /* in a row */
+	uint32_t fails; /* in a row */
 	uint64_t retry_at;
 };
 
@@ -43,7 +43,7 @@ struct client {
 	uint32_t ctl_reply_len;
 	uint64_t lost_at, resume_at;
 	bool closing, established;
-	bool agreed;     /* HELLO was answered: the session can be resumed */
+	bool agreed; /* HELLO was answered: the session can be resumed */
 	char goodbye[WIRE_TEXT];
 
 	struct call call;
@@ -51,7 +51,7 @@ struct client {
 	uint8_t *reply; /* of `call`: a copy of the frame */
 	uint32_t reply_len;
 
-	int32_t fence;  /* stream whose STREAM_DOWN is unanswered, or -1 */
+	int32_t fence; /* stream whose STREAM_DOWN is unanswered, or -1 */
 	uint32_t fence_id;
 	bool fence_sent;
 

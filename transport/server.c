@@ -9,13 +9,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ROW(f, k, u, h) { .name = "server_" #f, .unit = u, .help = h, .kind = k, .offset = offsetof(struct server_counters, f) }
+#define ROW(f, k, u, h)                                                                                              \
+	{                                                                                                            \
+		.name = "server_" #f, .unit = u, .help = h, .kind = k, .offset = offsetof(struct server_counters, f) \
+	}
 
 const struct metric server_metrics[] = {
 	ROW(sessions_started, METRIC_COUNTER, "sessions", "sessions accepted"),
 	ROW(sessions_ended, METRIC_COUNTER, "sessions", "sessions ended, for whatever reason"),
 	ROW(sessions_failed, METRIC_COUNTER, "sessions", "sessions ended by a mistake or a time-out"),
-	ROW(sessions_resumed, METRIC_COUNTER, "sessions", "times a session came back after its control connection was lost"),
+	ROW(sessions_resumed, METRIC_COUNTER, "sessions",
+	    "times a session came back after its control connection was lost"),
 	ROW(connections_refused, METRIC_COUNTER, "connections", "connections refused with a reason"),
 	ROW(files_received, METRIC_COUNTER, "files", "files and folders that took their name"),
 	ROW(files_failed, METRIC_COUNTER, "files", "files that were refused or given up"),
@@ -259,11 +263,12 @@ static json_t *session_stats(const struct session *s, uint64_t now)
 	struct be_counters b;
 
 	amst_counters(s->amst, &a, &b);
-	return json_pack("{s:s, s:i, s:i, s:f, s:I, s:I, s:I, s:I, s:I, s:I}", "peer", s->peer, "streams", (int)s->n_streams,
-			 "workers", (int)amst_workers(s->amst), "seconds", (double)(now - s->opened_at) / 1e9,
-			 "bytes_received", (json_int_t)b.rx_bytes, "bytes_sent", (json_int_t)b.tx_bytes, "chunks_placed",
-			 (json_int_t)a.chunks_placed, "chunks_refused", (json_int_t)a.chunks_bad, "streams_lost",
-			 (json_int_t)a.streams_lost, "region_bytes", (json_int_t)s->region_bytes);
+	return json_pack("{s:s, s:i, s:i, s:f, s:I, s:I, s:I, s:I, s:I, s:I}", "peer", s->peer, "streams",
+			 (int)s->n_streams, "workers", (int)amst_workers(s->amst), "seconds",
+			 (double)(now - s->opened_at) / 1e9, "bytes_received", (json_int_t)b.rx_bytes, "bytes_sent",
+			 (json_int_t)b.tx_bytes, "chunks_placed", (json_int_t)a.chunks_placed, "chunks_refused",
+			 (json_int_t)a.chunks_bad, "streams_lost", (json_int_t)a.streams_lost, "region_bytes",
+			 (json_int_t)s->region_bytes);
 }
 
 json_t *server_stats(struct server *srv)

@@ -10,26 +10,26 @@
 #ifndef DWCP_TRANSPORT_SERVER_H
 #define DWCP_TRANSPORT_SERVER_H
 
+#include "base/json.h"
 #include "transport/amst.h"
 #include "transport/store.h"
-#include <jansson.h>
 
 struct server_config {
 	const struct be_ops *ops;
 	const void *be_opts;
 	struct be_addr listen;
-	unsigned workers;      /* most per session */
-	unsigned sessions;     /* most at once */
-	uint64_t memory_max;   /* bytes of regions, all sessions together */
-	struct store *store;   /* NULL: files are refused */
-	const int *cpus;       /* workers of a session are pinned to cpus[i % n_cpus]; NULL: not pinned */
+	unsigned workers;    /* most per session */
+	unsigned sessions;   /* most at once */
+	uint64_t memory_max; /* bytes of regions, all sessions together */
+	struct store *store; /* NULL: files are refused */
+	const int *cpus;     /* workers of a session are pinned to cpus[i % n_cpus]; NULL: not pinned */
 	unsigned n_cpus;
-	uint64_t timeout_ns;   /* most that a session without control stream is kept, whatever the client asks */
+	uint64_t timeout_ns; /* most that a session without control stream is kept, whatever the client asks */
 	struct clock clock;
-	const char *release;   /* dwcp's version, told to clients */
+	const char *release; /* dwcp's version, told to clients */
 	uint64_t seed;
 
-	bool manual;           /* simulations: no threads; server_turn also steps the workers */
+	bool manual; /* simulations: no threads; server_turn also steps the workers */
 	void *fabric;
 };
 

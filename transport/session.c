@@ -18,7 +18,7 @@
 #include <string.h>
 
 #define GOODBYE_TIME (2 * NS_PER_S) /* for the last words to be sent */
-#define COOKIE_OTHER (1ull << 62) /* sent, nothing to remember */
+#define COOKIE_OTHER (1ull << 62)   /* sent, nothing to remember */
 #define COOKIE_REPLY (1ull << 61)
 
 static uint64_t now_of(const struct session *s)
@@ -212,7 +212,8 @@ static void flush(struct session *s)
 	if (!s->ctl || !s->reply_due || s->reply_flying)
 		return;
 	if (ops->send(s->srv->ctl, s->ctl,
-		      &(struct be_msg){ .body = s->reply, .body_len = s->reply_len, .cookie = COOKIE_REPLY | cookie_of(s) },
+		      &(struct be_msg){
+			      .body = s->reply, .body_len = s->reply_len, .cookie = COOKIE_REPLY | cookie_of(s) },
 		      1) == 1) {
 		s->reply_due = false;
 		s->reply_flying = true;

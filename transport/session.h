@@ -25,7 +25,7 @@ struct sstream {
 	uint32_t incarnation; /* highest seen: older ones are refused */
 	uint32_t accept_incarnation;
 	struct be_request *waiting; /* a newer incarnation, until the older one is down */
-	bool fenced, fence_due; /* STREAM_DOWN came; its answer is due */
+	bool fenced, fence_due;     /* STREAM_DOWN came; its answer is due */
 	uint32_t fence_id;
 	bool lost_due; /* STREAM_LOST is to be sent */
 };
@@ -49,7 +49,7 @@ struct session {
 	struct amst *amst;
 	unsigned n_streams;
 	struct sstream *streams;
-	unsigned live; /* streams not SS_NONE */
+	unsigned live;    /* streams not SS_NONE */
 	bool streams_due; /* some fence_due or lost_due */
 
 	struct hugebuf regions[AMST_REGIONS_MAX];

@@ -71,7 +71,8 @@ static void do_hello(struct session *s)
 {
 	struct server *srv = s->srv;
 	struct msg_hello h;
-	struct msg_hello_reply r = { .cpus = (uint32_t)get_nprocs(), .memory_max = srv->cfg.memory_max,
+	struct msg_hello_reply r = { .cpus = (uint32_t)get_nprocs(),
+				     .memory_max = srv->cfg.memory_max,
 				     .stores = srv->cfg.store != NULL };
 	struct err e;
 	int rc;
@@ -79,7 +80,8 @@ static void do_hello(struct session *s)
 	wire_get(&s->in, &wire_hello, &h);
 	if (s->in.bad || rcur_left(&s->in) < h.ext_len || s->agreed || !h.streams || h.streams > WIRE_STREAMS_MAX ||
 	    h.chunk > STAGE_CHUNK_MAX || h.sum >= SUM_KINDS) {
-		answer(s, -EPROTO, "the hello asks for something impossible: install the same dwcp release on both hosts");
+		answer(s, -EPROTO,
+		       "the hello asks for something impossible: install the same dwcp release on both hosts");
 		return;
 	}
 	rc = open_plane(s, &h, &e);
@@ -144,8 +146,10 @@ static void do_region(struct session *s)
 	if (m.bytes > srv->cfg.memory_max || srv->region_bytes > srv->cfg.memory_max - m.bytes) {
 		char most[32];
 
-		session_reply(s, -ENOMEM, "the server gives regions of at most %s in all: use a smaller --region or --data-size, "
-			      "or start it with a larger --max-memory", format_size(most, sizeof most, srv->cfg.memory_max));
+		session_reply(s, -ENOMEM,
+			      "the server gives regions of at most %s in all: use a smaller --region or --data-size, "
+			      "or start it with a larger --max-memory",
+			      format_size(most, sizeof most, srv->cfg.memory_max));
 		session_reply_send(s);
 		return;
 	}
@@ -274,9 +278,9 @@ static void do_xfer_end(struct session *s)
 
 static bool pull_fits(const struct session *s, const struct msg_pull *m)
 {
-	return m->region < AMST_REGIONS_MAX && s->offered[m->region] && m->bytes && m->bytes <= s->regions[m->region].len &&
-	       m->bytes <= m->to_bytes && m->passes && m->chunk && m->chunk <= s->srv->cfg.ops->caps.put_max &&
-	       m->sum < SUM_KINDS;
+	return m->region < AMST_REGIONS_MAX && s->offered[m->region] && m->bytes &&
+	       m->bytes <= s->regions[m->region].len && m->bytes <= m->to_bytes && m->passes && m->chunk &&
+	       m->chunk <= s->srv->cfg.ops->caps.put_max && m->sum < SUM_KINDS;
 }
 
 static void do_pull(struct session *s)
@@ -316,7 +320,9 @@ static void pull_result(struct session *s)
 {
 	session_reply(s, 0, "%s", "");
 	wire_put(&s->out, &wire_pull_result,
-		 &(struct msg_pull_result){ .chunks = s->tx.acked, .bytes = s->tx.acked_bytes, .refused = s->tx.refused,
+		 &(struct msg_pull_result){ .chunks = s->tx.acked,
+					    .bytes = s->tx.acked_bytes,
+					    .refused = s->tx.refused,
 					    .status = s->tx.status });
 	session_reply_send(s);
 	amst_tx_free(&s->tx);
@@ -579,7 +585,8 @@ void session_request(struct session *s)
 		do_bye(s);
 		break;
 	default:
-		answer(s, -EPROTO, "the server does not know this request: install the same dwcp release on both hosts");
+		answer(s, -EPROTO,
+		       "the server does not know this request: install the same dwcp release on both hosts");
 	}
 }
 

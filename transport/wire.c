@@ -92,31 +92,38 @@ const char *pre_status_text(enum pre_status s)
 {
 	static const char *const text[PRE_STATUSES] = {
 		[PRE_OK] = "accepted",
-		[PRE_BAD_VERSION] = "the server speaks another protocol version: install the same dwcp release on both hosts",
+		[PRE_BAD_VERSION] =
+			"the server speaks another protocol version: install the same dwcp release on both hosts",
 		[PRE_BUSY] = "the server has as many sessions as it allows: try again later, or raise its --sessions",
 		[PRE_NO_SESSION] = "the server does not know the session (it was restarted, or the session timed out): "
 				   "start again, files with --resume",
 		[PRE_DUPLICATE] = "the server already has that connection of the session: try again",
 		[PRE_BAD_STREAM] = "the server refused a stream number outside what was agreed",
-		[PRE_MALFORMED] = "the server could not read the connection request: is something between the hosts changing it?",
+		[PRE_MALFORMED] =
+			"the server could not read the connection request: is something between the hosts changing it?",
 		[PRE_STOPPING] = "the server is shutting down: try again when it is back",
 	};
 
-	return (unsigned)s < PRE_STATUSES && text[s] ? text[s] : "the server refused for a reason this release does not know";
+	return (unsigned)s < PRE_STATUSES && text[s] ? text[s]
+						     : "the server refused for a reason this release does not know";
 }
 
 /* ---- tables ------------------------------------------------------------------------------------ */
 
-#define F(k, t, f) { .kind = k, .offset = offsetof(t, f), .size = sizeof(((t *)0)->f) }
-#define DEF(name, t, ...)                                                  \
-	static const struct wire_field name##_fields[] = { __VA_ARGS__ };  \
+#define F(k, t, f)                                                               \
+	{                                                                        \
+		.kind = k, .offset = offsetof(t, f), .size = sizeof(((t *)0)->f) \
+	}
+#define DEF(name, t, ...)                                                 \
+	static const struct wire_field name##_fields[] = { __VA_ARGS__ }; \
 	const struct wire_def name = { name##_fields, sizeof name##_fields / sizeof name##_fields[0], sizeof(t) }
 
 #define T struct msg_commit
 DEF(wire_commit_head, T, F(W_U32, T, seq), F(W_U16, T, n));
 #undef T
 #define T struct chunk_rec
-DEF(wire_chunk_rec, T, F(W_U64, T, chunk), F(W_U64, T, offset), F(W_U64, T, sum), F(W_U32, T, object), F(W_U32, T, len));
+DEF(wire_chunk_rec, T, F(W_U64, T, chunk), F(W_U64, T, offset), F(W_U64, T, sum), F(W_U32, T, object),
+    F(W_U32, T, len));
 #undef T
 #define T struct msg_ack
 DEF(wire_ack, T, F(W_U32, T, seq), F(W_U32, T, status), F(W_U32, T, object), F(W_U64, T, ok));

@@ -18,13 +18,13 @@
 #include "transport/store.h"
 
 #define WIRE_VERSION 1
-#define WIRE_CTL_MAX 65536      /* largest control message */
-#define WIRE_HEAD 12            /* message header */
-#define WIRE_COMMIT_MAX 32      /* chunks in one COMMIT */
-#define WIRE_CREDITS 16         /* COMMITs a stream may have unanswered */
+#define WIRE_CTL_MAX 65536 /* largest control message */
+#define WIRE_HEAD 12       /* message header */
+#define WIRE_COMMIT_MAX 32 /* chunks in one COMMIT */
+#define WIRE_CREDITS 16    /* COMMITs a stream may have unanswered */
 #define WIRE_STREAMS_MAX 512
-#define WIRE_BATCH_MAX 256      /* files open at once */
-#define WIRE_TEXT 256           /* longest text in a reply, NUL included */
+#define WIRE_BATCH_MAX 256 /* files open at once */
+#define WIRE_TEXT 256      /* longest text in a reply, NUL included */
 #define WIRE_REPLY 0x8000
 
 /* ---- connection set-up: BE_PREAMBLE bytes each way --------------------------------------------- */
@@ -42,13 +42,13 @@ struct preamble {
 
 enum pre_status {
 	PRE_OK,
-	PRE_BAD_VERSION,     /* the server speaks another version: see `version` */
-	PRE_BUSY,            /* as many sessions as the server was told to allow */
-	PRE_NO_SESSION,      /* unknown, ended or expired */
-	PRE_DUPLICATE,       /* that stream, or that session, is already connected */
-	PRE_BAD_STREAM,      /* stream number outside what was agreed */
+	PRE_BAD_VERSION, /* the server speaks another version: see `version` */
+	PRE_BUSY,        /* as many sessions as the server was told to allow */
+	PRE_NO_SESSION,  /* unknown, ended or expired */
+	PRE_DUPLICATE,   /* that stream, or that session, is already connected */
+	PRE_BAD_STREAM,  /* stream number outside what was agreed */
 	PRE_MALFORMED,
-	PRE_STOPPING,        /* the server is shutting down */
+	PRE_STOPPING, /* the server is shutting down */
 	PRE_STATUSES
 };
 
@@ -75,14 +75,14 @@ enum wire_type {
 	MSG_CHUNK,      /* a staged chunk: fields, then the payload */
 	/* control stream, client to server; each is answered */
 	MSG_HELLO = 16,
-	MSG_REGION,      /* make a region */
-	MSG_XFER_BEGIN,  /* transfer u32 and fields: prepare to receive it */
-	MSG_XFER_END,    /* every chunk is acknowledged: what did you get? */
-	MSG_PULL,        /* transfer u32 and fields: send me a region of yours (reverse) */
-	MSG_PULL_WAIT,   /* answered when that transfer has ended */
-	MSG_PULL_STOP,   /* end it early, in order */
-	MSG_DIGEST,      /* XXH3-128 of part of a region */
-	MSG_INFO,        /* counters of this session on your side */
+	MSG_REGION,     /* make a region */
+	MSG_XFER_BEGIN, /* transfer u32 and fields: prepare to receive it */
+	MSG_XFER_END,   /* every chunk is acknowledged: what did you get? */
+	MSG_PULL,       /* transfer u32 and fields: send me a region of yours (reverse) */
+	MSG_PULL_WAIT,  /* answered when that transfer has ended */
+	MSG_PULL_STOP,  /* end it early, in order */
+	MSG_DIGEST,     /* XXH3-128 of part of a region */
+	MSG_INFO,       /* counters of this session on your side */
 	MSG_FILES_OPEN,
 	MSG_FILE_HASH,
 	MSG_FILES_CLOSE,
@@ -90,7 +90,7 @@ enum wire_type {
 	MSG_BYE,         /* the session ends here */
 	/* control stream, server to client, not answered */
 	MSG_STREAM_LOST = 64,
-	MSG_GOODBYE,     /* the server ends the session: text */
+	MSG_GOODBYE, /* the server ends the session: text */
 };
 
 struct msg_head {
@@ -121,11 +121,11 @@ struct msg_ack {
 
 struct msg_hello {
 	uint32_t streams;
-	uint32_t workers;   /* a wish */
-	uint32_t chunk;     /* largest chunk, bytes */
-	uint8_t sum;        /* enum sum_kind */
+	uint32_t workers;    /* a wish */
+	uint32_t chunk;      /* largest chunk, bytes */
+	uint8_t sum;         /* enum sum_kind */
 	uint32_t timeout_ms; /* how long a session without control stream is kept */
-	uint16_t ext_len;   /* bytes of extensions that follow: {type u16, len u16, bytes}…; unknown ones are skipped */
+	uint16_t ext_len; /* bytes of extensions that follow: {type u16, len u16, bytes}…; unknown ones are skipped */
 };
 
 struct msg_hello_reply {
@@ -134,7 +134,7 @@ struct msg_hello_reply {
 	uint64_t memory_max; /* bytes a client may ask regions for */
 	uint8_t stores;      /* 1: takes files */
 	char host[65];
-	char release[33];    /* dwcp's version */
+	char release[33]; /* dwcp's version */
 	uint16_t ext_len;
 };
 
@@ -166,8 +166,8 @@ struct msg_xfer_result {
 	uint64_t placed;   /* chunks found good */
 	uint64_t distinct; /* of one pass */
 	uint64_t bytes;
-	uint64_t bad;      /* refused by checksum, sent again */
-	uint8_t whole;     /* distinct == chunks of a pass, placed >= acknowledged */
+	uint64_t bad;  /* refused by checksum, sent again */
+	uint8_t whole; /* distinct == chunks of a pass, placed >= acknowledged */
 };
 
 struct msg_pull {
@@ -175,7 +175,7 @@ struct msg_pull {
 	uint32_t to;     /* region announced by the client */
 	uint64_t to_key;
 	uint64_t to_bytes;
-	uint64_t bytes;  /* per pass */
+	uint64_t bytes; /* per pass */
 	uint64_t passes;
 	uint32_t chunk;
 	uint8_t sum;
@@ -216,12 +216,12 @@ struct msg_file_status { /* FILES_OPEN and FILES_CLOSE replies: n u16, then n of
 struct msg_file_hash {
 	uint32_t file; /* index in the batch */
 	uint64_t first;
-	uint32_t n;    /* blocks; the reply is n u32, then n digests of 16 bytes */
+	uint32_t n; /* blocks; the reply is n u32, then n digests of 16 bytes */
 };
 
 #define WIRE_HASHES_MAX 2048
 
-struct msg_file_close { /* FILES_CLOSE: sync u8, n u16, then n of these */
+struct msg_file_close {   /* FILES_CLOSE: sync u8, n u16, then n of these */
 	uint8_t complete; /* 0: give up, keep the part */
 };
 

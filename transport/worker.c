@@ -179,7 +179,8 @@ static void on_connected(struct worker *w, struct wstream *s)
 		return;
 	s->up = true;
 	metric_add(&w->counters.streams_up, 1);
-	worker_event(w, &(struct amst_event){ .type = AMST_STREAM_UP, .stream = s->index, .incarnation = s->incarnation });
+	worker_event(w,
+		     &(struct amst_event){ .type = AMST_STREAM_UP, .stream = s->index, .incarnation = s->incarnation });
 	tx_stream_ready(w, s);
 }
 
