@@ -76,9 +76,9 @@ run_one() { # name source timeout
 	local tmp
 	tmp=$(mktemp -d "${TMPDIR:-/tmp}/dwcp-test.XXXXXX")
 	TEST_TMP=$tmp \
-		ASAN_OPTIONS="log_path=$report:detect_stack_use_after_return=1:allocator_may_return_null=1:${ASAN_OPTIONS:-}" \
-		UBSAN_OPTIONS="log_path=$report:print_stacktrace=1:${UBSAN_OPTIONS:-}" \
-		TSAN_OPTIONS="log_path=$report:halt_on_error=0:second_deadlock_stack=1:allocator_may_return_null=1:${TSAN_OPTIONS:-}" \
+		ASAN_OPTIONS="${ASAN_OPTIONS:+$ASAN_OPTIONS:}log_path=$report:detect_stack_use_after_return=1:allocator_may_return_null=1" \
+		UBSAN_OPTIONS="${UBSAN_OPTIONS:+$UBSAN_OPTIONS:}log_path=$report:print_stacktrace=1" \
+		TSAN_OPTIONS="${TSAN_OPTIONS:+$TSAN_OPTIONS:}log_path=$report:halt_on_error=0:second_deadlock_stack=1:allocator_may_return_null=1" \
 		timeout -k 10 "$3" "${prefix[@]}" "${cmd[@]}" >"$log" 2>&1 </dev/null
 	rc=$?
 	rm -rf "$tmp"
