@@ -182,9 +182,31 @@ static void print_man(const struct cmd_usage *u, const struct opt_group *groups,
 		man_rows(&groups[i]);
 }
 
+/* A paragraph in lines of 80 columns; bytes are counted, so non-ASCII words end a line a little early. */
+static void print_wrapped(const char *text)
+{
+	size_t at = 0;
+
+	while (*text) {
+		size_t len = strcspn(text, " ");
+
+		if (at && at + 1 + len > 80) {
+			putchar('\n');
+			at = 0;
+		}
+		printf("%s%.*s", at ? " " : "", (int)len, text);
+		at += len + (at ? 1 : 0);
+		text += len;
+		text += strspn(text, " ");
+	}
+	putchar('\n');
+}
+
 static void print_help(const struct cmd_usage *u, const struct opt_group *groups, size_t n)
 {
-	printf("Usage: dwcp %s [OPTION…]%s%s\n\n%s\n\n", u->name, gap(u), u->operands, u->about);
+	printf("Usage: dwcp %s [OPTION…]%s%s\n\n", u->name, gap(u), u->operands);
+	print_wrapped(u->about);
+	putchar('\n');
 	opt_help(groups, n, stdout);
 	puts("\n  --config FILE      take options from a YAML file; the command line wins\n"
 	     "  --help, -h         this text");
