@@ -109,7 +109,7 @@ static void list_skip(struct source_list *l, const struct place *p, const char *
 /* Takes over fd. What is no regular file (any more) is -ENOTSUP. */
 static int add_open_file(struct source_list *l, const struct place *p, int fd, struct err *e)
 {
-	uint64_t data_bytes;
+	uint64_t data_bytes = 0;
 	struct stat st;
 	int rc = 0;
 

@@ -84,23 +84,22 @@ static void file_free(struct store_file *f)
 	free(f);
 }
 
-static int file_new(struct store_file **out, struct store *s, const struct store_spec *spec, struct err *e)
+static struct store_file *file_new(struct store *s, const struct store_spec *spec)
 {
 	size_t len = strlen(spec->name);
 	struct store_file *f;
 
 	f = calloc(1, sizeof *f + len + 1);
 	if (!f)
-		return store_fail(e, -ENOMEM, "begin", spec->name);
+		return NULL;
 	f->store = s;
 	f->kind = spec->kind;
 	f->mode = spec->mode & MODE_BITS;
 	f->size = spec->size;
 	f->mtime = (struct timespec){ .tv_sec = spec->mtime_s, .tv_nsec = spec->mtime_ns };
 	memcpy(f->name, spec->name, len + 1);
-	part_init(&f->part, f->name);
-	*out = f;
-	return 0;
+	f->part = part_of(f->name);
+	return f;
 }
 
 static int spec_check(const struct store_spec *spec, struct err *e)
@@ -177,14 +176,15 @@ static int finish_folder(struct store_file *f, bool sync, struct err *e)
 
 int store_begin(struct store *s, const struct store_spec *spec, struct store_file **out, uint64_t *have, struct err *e)
 {
-	struct store_file *f = NULL;
+	struct store_file *f;
 	uint64_t found = 0;
 	int rc = spec_check(spec, e);
 
-	if (!rc)
-		rc = file_new(&f, s, spec, e);
 	if (rc < 0)
 		return rc;
+	f = file_new(s, spec);
+	if (!f)
+		return store_fail(e, -ENOMEM, "begin", spec->name);
 	if (f->kind == STORE_DIR)
 		rc = begin_folder(f, e);
 	else

@@ -16,15 +16,13 @@
 
 #define LOCK_TRIES 16
 
-void part_init(struct part *p, const char *name)
+struct part part_of(const char *name)
 {
 	const char *slash = strrchr(name, '/');
+	struct part p = { .parent = -1, .fd = -1, .name = name, .base = slash ? slash + 1 : name };
 
-	p->parent = p->fd = -1;
-	p->name = name;
-	p->base = slash ? slash + 1 : name;
-	p->worth = false;
-	store_part_name(p->file, p->base);
+	store_part_name(p.file, p.base);
+	return p;
 }
 
 void part_close(struct part *p)

@@ -22,8 +22,8 @@ struct part {
 	char file[NAME_MAX + 1];
 };
 
-/* Fills *p without opening anything: part_close is fine from here on. */
-void part_init(struct part *p, const char *name);
+/* The part of `name`, not open yet: part_close is fine from here on. */
+struct part part_of(const char *name);
 
 /* As store_begin describes. On error only part_close is allowed; what is not worth a resume is removed. */
 int part_begin(struct part *p, int root, uint64_t size, uint64_t data_bytes, bool resume, uint64_t *have,
