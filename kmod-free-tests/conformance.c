@@ -314,6 +314,14 @@ void conf_stream_close(struct conf *c, int i, bool graceful)
 	c->ops->stream_close(c->be[c->st[i].at], c->st[i].s, graceful);
 }
 
+static void count_accepted(const struct conf *c, struct conf_stream *s, int n)
+{
+	assert_true(n <= 1);
+	s->accepted += n == 1;
+	if (s->accepted - s->done > c->o.sends)
+		fail_msg("%u operations at a time were asked for; the stream took more", c->o.sends);
+}
+
 static uint64_t op_cookie(const struct conf *c, int i)
 {
 	return (uint64_t)i << 32 | (uint32_t)c->st[i].accepted;
@@ -326,8 +334,7 @@ int conf_try_send(struct conf *c, int i, const void *head, uint32_t head_len, co
 			    .cookie = op_cookie(c, i) };
 	int n = c->ops->send(c->be[s->at], s->s, &v, 1);
 
-	assert_true(n <= 1);
-	s->accepted += n == 1;
+	count_accepted(c, s, n);
 	return n;
 }
 
@@ -337,8 +344,7 @@ int conf_try_put(struct conf *c, int i, struct be_token token, uint64_t offset, 
 	struct be_put v = { .src = src, .len = len, .token = token, .offset = offset, .cookie = op_cookie(c, i) };
 	int n = c->ops->put(c->be[s->at], s->s, &v, 1);
 
-	assert_true(n <= 1);
-	s->accepted += n == 1;
+	count_accepted(c, s, n);
 	return n;
 }
 

@@ -425,8 +425,10 @@ static void hinted_sources(void **state)
 	int a, b;
 
 	conf_open(c, 2);
-	if (!c->ops->source_add)
+	if (!c->ops->source_add) {
+		print_message("skipped: %s takes no hints about sources\n", c->ops->name);
 		skip();
+	}
 	conf_region(c, 0, 0, CONF_DOMAIN, 1, CONF_SRC_BYTES);
 	conf_pair(c, 1, 0, &a, &b);
 	c->scratch = conf_alloc(CONF_SRC_BYTES);

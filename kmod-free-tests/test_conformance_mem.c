@@ -220,6 +220,23 @@ static void random_drops(void **state)
 	assert_true(half > 0);
 }
 
+static void aborted_operations_say_so(void **state)
+{
+	struct conf *c = *state;
+	int a, b;
+
+	conf_open(c, 2);
+	conf_pair(c, 1, 0, &a, &b);
+	faults_of(c)->path[0].delay_ns = NS_PER_S;
+	for (int i = 0; i < 10; i++)
+		conf_send(c, a, "x", 1, NULL, 0);
+	conf_stream_close(c, a, false);
+	WAIT(c, c->st[a].down && c->st[b].down);
+	assert_int_equal(c->st[a].failed, 10);
+	assert_int_equal(c->st[b].messages, 0);
+	assert_int_equal(c->st[b].down_err, -ECONNRESET);
+}
+
 static void connect_faults(void **state)
 {
 	struct conf *c = *state;
@@ -383,7 +400,7 @@ static int own_faults(struct conf_target *t)
 		CONF_TEST(delay_and_bandwidth), CONF_TEST(done_can_be_late), CONF_TEST(streams_overtake),
 		CONF_TEST(short_accept),	CONF_TEST(corruption),	     CONF_TEST(random_drops),
 		CONF_TEST(connect_faults),	CONF_TEST(partition_heals),  CONF_TEST(crash),
-		CONF_TEST(torn_put_keeps_a_region_busy),
+		CONF_TEST(torn_put_keeps_a_region_busy), CONF_TEST(aborted_operations_say_so),
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(tests); i++)
