@@ -251,6 +251,7 @@ static void test_descriptors(void **state)
 
 	(void)state;
 	s.kind = STORE_DIR;
+	s.mode = 0755;
 	assert_int_equal(store_begin(store, &s, &folder, &have, NULL), 0);
 	assert_int_equal(descriptors(), before);
 	f = begin("d/e/f", 1, true, 0);

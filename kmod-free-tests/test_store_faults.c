@@ -210,7 +210,29 @@ static void test_receivers_take_turns(void **state)
 	}
 }
 
-/* On a file system of 4 MB of its own. */
+static bool set_map(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	bool ok = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
+/* A file system of 4 MB over the store's folder, which only this process sees. */
+static bool small_disk(void)
+{
+	char uid[32], gid[32];
+
+	snprintf(uid, sizeof uid, "0 %u 1", geteuid());
+	snprintf(gid, sizeof gid, "0 %u 1", getegid());
+	if (unshare(CLONE_NEWNS) && (unshare(CLONE_NEWUSER | CLONE_NEWNS) || !set_map("/proc/self/setgroups", "deny") ||
+				     !set_map("/proc/self/uid_map", uid) || !set_map("/proc/self/gid_map", gid)))
+		return false;
+	return !mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) && !mount("none", dir, "tmpfs", 0, "size=4m");
+}
+
 static int fill_disk(void *ctx)
 {
 	static uint8_t block[STORE_BLOCK];
@@ -224,8 +246,7 @@ static int fill_disk(void *ctx)
 	int rc = 0;
 
 	(void)ctx;
-	if ((unshare(CLONE_NEWNS) && unshare(CLONE_NEWUSER | CLONE_NEWNS)) ||
-	    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) || mount("none", dir, "tmpfs", 0, "size=4m"))
+	if (!small_disk())
 		return CHILD_SKIP;
 	EXPECT(!store_open(&mine, dir, NULL));
 
