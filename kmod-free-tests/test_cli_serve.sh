@@ -44,7 +44,7 @@ t_once() {
 	expect 0 '' dwcp send "$dir/file" "$at"
 	reap "$server" 20
 	[[ $rc == 0 ]] || fail "status $rc"
-	cmp "$dir/file" "$dir/store/file"
+	cmp "$dir/file" "$dir/store/file" || fail "not equal"
 }
 
 t_warns_when_not_on_loopback() {
@@ -62,7 +62,7 @@ t_ipv6() {
 	serve --listen='[::1]:0' --store="$dir/store"
 	echo six >"$dir/file"
 	expect 0 'verified' dwcp send "$dir/file" "[::1]:$port"
-	cmp "$dir/file" "$dir/store/file"
+	cmp "$dir/file" "$dir/store/file" || fail "not equal"
 	stop
 }
 

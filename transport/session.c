@@ -572,6 +572,7 @@ bool session_turn(struct session *s)
 		return any;
 	}
 	try_resume(s);
+	session_req_turn(s);
 	flush(s);
 	flush_streams(s);
 	if (s->held_frame && s->op == OP_NONE && !s->reply_flying && !s->reply_due) {

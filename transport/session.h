@@ -31,7 +31,7 @@ struct sstream {
 };
 
 /* What the request in progress waits for. */
-enum op { OP_NONE, OP_JOB, OP_REGION, OP_RX_READY, OP_RX_END, OP_PULL_WAIT, OP_SAMPLE };
+enum op { OP_NONE, OP_JOB, OP_FILES, OP_REGION, OP_RX_READY, OP_RX_END, OP_PULL_WAIT, OP_SAMPLE };
 
 struct session {
 	struct server *srv;
@@ -64,6 +64,7 @@ struct session {
 	struct stage stage;
 
 	struct store_file *files[WIRE_BATCH_MAX];
+	bool folder[WIRE_BATCH_MAX];
 	uint32_t n_files, files_good, files_bad;
 
 	/* The request in progress: its frame is kept until it is answered. */
@@ -121,6 +122,7 @@ void server_reject(struct server *srv, struct be_request *r, enum pre_status why
 /* session_req.c */
 void session_request(struct session *s);
 void session_req_event(struct session *s, const struct amst_event *ev);
+void session_req_turn(struct session *s);
 void session_drop_files(struct session *s);
 
 #endif

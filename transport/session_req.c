@@ -7,6 +7,7 @@
 #include "transport/session.h"
 
 #include "base/bitmap.h"
+#include "base/log.h"
 #include "base/opt.h"
 #include <errno.h>
 #include <stdio.h>
@@ -432,6 +433,7 @@ static void run_files_open(struct session *s)
 		if (rc < 0)
 			s->files[i] = NULL;
 		s->n_files = i + 1;
+		s->folder[i] = spec->kind == STORE_DIR;
 		s->files_bad += rc < 0;
 		put_file_status(s, rc < 0 ? rc : 0, have, rc < 0 ? e.why : "");
 	}
@@ -451,6 +453,54 @@ static void count_files(struct session *s)
 	session_reply_send(s);
 }
 
+static bool asks_for(const struct session *s, const char *name)
+{
+	struct rcur in = s->in;
+	uint32_t n = get_u16(&in);
+	struct msg_file_spec m;
+	bool same = false;
+
+	for (uint32_t i = 0; i < n && !in.bad && !same; i++) {
+		wire_get(&in, &wire_file_spec, &m);
+		same = !in.bad && !strcmp(m.spec.name, name);
+	}
+	return same;
+}
+
+/* A sender that was killed leaves its session behind, and that its files. Who sends one of them anew is believed: the
+ * session that lost its sender ends. True while one is not gone yet. */
+static bool held_by_lost(struct session *s)
+{
+	bool held = false;
+
+	for (uint32_t i = 0; i < s->srv->cfg.sessions; i++) {
+		struct session *o = &s->srv->sessions[i];
+		bool holds = false;
+
+		if (o == s || !o->used || (!o->lost_at && !o->dying))
+			continue;
+		if (o->job_running) { /* its files are the job's now */
+			held = true;
+			continue;
+		}
+		for (uint32_t k = 0; k < o->n_files && !holds; k++)
+			holds = o->files[k] && asks_for(s, store_file_name(o->files[k]));
+		if (holds && !o->dying)
+			log_info("%s: session %u is ended: its files are sent anew by %s", o->peer, o->slot, s->peer);
+		if (holds)
+			session_end(o, true);
+		held |= holds;
+	}
+	return held;
+}
+
+/* What waits for something else than an event of the data plane. */
+void session_req_turn(struct session *s)
+{
+	if (s->op == OP_FILES && !held_by_lost(s))
+		start_job(s, run_files_open, count_files);
+}
+
 static void do_files_open(struct session *s)
 {
 	struct rcur peek = s->in;
@@ -461,7 +511,7 @@ static void do_files_open(struct session *s)
 	else if (peek.bad || !n || n > WIRE_BATCH_MAX || s->rx_active)
 		answer(s, -EINVAL, "the list of files is empty or too long, or a transfer is running");
 	else
-		start_job(s, run_files_open, count_files);
+		s->op = OP_FILES; /* session_req_turn begins it */
 }
 
 static void run_file_hash(struct session *s)
@@ -508,9 +558,10 @@ static void run_files_close(struct session *s)
 			rc = store_finish(f, sync, &e);
 		else
 			store_abandon(f, true);
+		/* A folder that is closed without being complete was only prepared. */
 		if (rc >= 0 && m.complete)
 			s->files_good++;
-		else
+		else if (m.complete || !s->folder[i])
 			s->files_bad++;
 		put_file_status(s, rc < 0 ? rc : 0, 0, rc < 0 ? e.why : "");
 	}
