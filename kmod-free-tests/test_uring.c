@@ -1,65 +1,19 @@
 /* SPDX-License-Identifier: MIT */
-/* The TCP backend beyond the contract: its options, buffers, zero-copy, ring modes and threads. */
+/* The TCP backend beyond the contract: its ring modes, buffers, options and threads. */
 #include "kmod-free-tests/uring_peer.h"
-#include <arpa/inet.h>
 #include <linux/tcp.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <unistd.h>
 
-/* --- transfers that check every byte --- */
-
-static void fill(uint8_t *p, size_t n, uint64_t seed)
-{
-	for (size_t i = 0; i < n; i += sizeof seed) {
-		uint64_t v = rng_next(&seed);
-
-		memcpy(p + i, &v, min_u64(sizeof v, n - i));
-	}
-}
-
-/* Puts and messages from a to b, each different; b's region and messages must be equal. */
-static void transfer(struct side *a, struct side *b, int rounds)
-{
-	static uint8_t src[PEER_REGION_LEN], text[40000];
-
-	for (int i = 0; i < rounds; i++) {
-		uint32_t placed = b->placed, messages = b->messages, done = a->done;
-		uint32_t half = PEER_REGION_LEN / 2 + 13 * (uint32_t)i;
-		struct be_put p[2] = { { src, half, b->token, 0, 1 },
-				       { src + half, PEER_REGION_LEN - half, b->token, half, 2 } };
-		struct be_msg m = { "head", 4, sizeof text, text, 3 };
-
-		fill(src, sizeof src, (uint64_t)i + 1);
-		fill(text, sizeof text, (uint64_t)i + 100);
-		assert_int_equal(uring_ops.put(a->be, a->stream, p, 2), 2);
-		assert_int_equal(uring_ops.send(a->be, a->stream, &m, 1), 1);
-		SIDES_UNTIL(a, b, b->placed == placed + 2 && b->messages == messages + 1 && a->done == done + 3);
-		assert_memory_equal(side_memory(b), src, sizeof src);
-		assert_int_equal(b->message_len, sizeof text + 4);
-		assert_memory_equal(b->message, "head", 4);
-		assert_memory_equal(b->message + 4, text, sizeof text);
-		side_guards(b);
-	}
-	assert_int_equal(a->failed, 0);
-}
-
-static void open_pair(struct side *a, struct side *b, const struct uring_opts *o)
-{
-	side_open(b, o, 4);
-	side_listen(b);
-	side_region(b);
-	side_open(a, o, 4);
-	sides_pair(a, b);
-}
+/* --- rings and buffers --- */
 
 static void transfer_with(const struct uring_opts *o, int rounds)
 {
 	struct side a, b;
 
-	open_pair(&a, &b, o);
-	transfer(&a, &b, rounds);
+	sides_open(&a, &b, o);
+	sides_transfer(&a, &b, rounds);
 	side_close(&a);
 	side_close(&b);
 }
@@ -112,70 +66,6 @@ static void short_queue(void **state)
 	side_close(&a);
 }
 
-/* --- zero-copy --- */
-
-static uint64_t tx_sum(const struct side *s)
-{
-	return s->be->counters.tx_copied_bytes + s->be->counters.tx_zero_copy_bytes;
-}
-
-/* The loopback device copies always, and the counters say so. */
-static void zero_copy_forced(void **state)
-{
-	struct uring_opts o = peer_opts("zerocopy", "on", "zerocopy-threshold", "1", NULL);
-	struct side a, b;
-
-	(void)state;
-	open_pair(&a, &b, &o);
-	transfer(&a, &b, 20);
-	assert_int_equal(tx_sum(&a), a.be->counters.tx_bytes);
-	assert_int_equal(a.be->counters.tx_zero_copy_bytes, 0);
-	assert_int_equal(b.be->counters.rx_copied_bytes, a.be->counters.tx_bytes);
-	side_close(&a);
-	side_close(&b);
-}
-
-static void zero_copy_registered(void **state)
-{
-	struct uring_opts o = peer_opts("zerocopy", "on", "zerocopy-threshold", "1", "send-buffer-size", "8192", NULL);
-	uint8_t *src = malloc(PEER_REGION_LEN);
-	struct side a, b;
-	struct err e;
-
-	(void)state;
-	open_pair(&a, &b, &o);
-	assert_int_equal(uring_ops.source_add(a.be, src, PEER_REGION_LEN, &e), 0);
-	for (uint32_t i = 0; i < 40; i++) {
-		struct be_put p[3] = { { src, 30000, b.token, 0, 1 },
-				       { src + 30000, 30000, b.token, 30000, 2 },
-				       { src + 60000, PEER_REGION_LEN - 60000, b.token, 60000, 3 } };
-
-		if (i == 30)
-			uring_ops.source_drop(a.be, src);
-		fill(src, PEER_REGION_LEN, i);
-		assert_int_equal(uring_ops.put(a.be, a.stream, p, 3), 3);
-		SIDES_UNTIL(&a, &b, b.placed == 3 * (i + 1) && a.done == 3 * (i + 1));
-		assert_memory_equal(side_memory(&b), src, PEER_REGION_LEN);
-	}
-	assert_int_equal(tx_sum(&a), a.be->counters.tx_bytes);
-	side_close(&a);
-	side_close(&b);
-	free(src);
-}
-
-static void zero_copy_auto_is_off_here(void **state)
-{
-	struct side a, b;
-
-	(void)state;
-	open_pair(&a, &b, NULL);
-	transfer(&a, &b, 10);
-	assert_int_equal(a.be->counters.zero_copy_fallbacks, 0);
-	assert_int_equal(a.be->counters.tx_copied_bytes, a.be->counters.tx_bytes);
-	side_close(&a);
-	side_close(&b);
-}
-
 /* --- a reader that does not read --- */
 
 static void slow_reader(void **state)
@@ -191,7 +81,7 @@ static void slow_reader(void **state)
 	int listener = peer_listen(&at), fd;
 
 	(void)state;
-	fill(src, 1 << 20, 9);
+	peer_fill(src, 1 << 20, 9);
 	side_open(&a, NULL, 1);
 	assert_int_equal(uring_ops.connect(a.be, &at, pre, PEER_DOMAIN, 1, &a.stream, &e), 0);
 	side_poll(&a);
@@ -277,7 +167,7 @@ static void options_reach_the_socket(void **state)
 	int fd;
 
 	(void)state;
-	open_pair(&a, &b, &o);
+	sides_open(&a, &b, &o);
 	fd = socket_of(&a);
 	assert_int_equal(sock_int(fd, SOL_SOCKET, SO_MAX_PACING_RATE), 100000000);
 	assert_int_equal(sock_int(fd, SOL_SOCKET, SO_KEEPALIVE), 1);
@@ -430,9 +320,6 @@ int main(void)
 		cmocka_unit_test(tiny_buffers),
 		cmocka_unit_test(basic_ring),
 		cmocka_unit_test(short_queue),
-		cmocka_unit_test(zero_copy_forced),
-		cmocka_unit_test(zero_copy_registered),
-		cmocka_unit_test(zero_copy_auto_is_off_here),
 		cmocka_unit_test(slow_reader),
 		cmocka_unit_test(options_reach_the_socket),
 		cmocka_unit_test(no_such_congestion_control),

@@ -55,6 +55,14 @@ void sides_turn(struct side *a, struct side *b, uint64_t end, const char *what);
 /* Connects a to b; both streams end up in ->stream. */
 void sides_pair(struct side *a, struct side *b);
 
+/* Two instances with the same options (NULL: defaults), a's stream connected to b's, b has a region. */
+void sides_open(struct side *a, struct side *b, const struct uring_opts *o);
+
+/* Puts and messages from a to b, each round different; b's region and messages must be equal. */
+void sides_transfer(struct side *a, struct side *b, int rounds);
+
+void peer_fill(uint8_t *p, size_t n, uint64_t seed);
+
 /* The peer: blocking sockets with a time-out of 20 s. */
 int peer_connect(const struct be_addr *to);
 int peer_listen(struct be_addr *at);

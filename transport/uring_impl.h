@@ -32,7 +32,7 @@
 #define U_FRAME_MAX (16u << 20)
 #define U_PUT_MAX (1u << 30)
 
-#define U_BUNDLE_OPS 16
+#define U_BUNDLE_OPS 64
 #define U_BUNDLE_BYTES (1u << 20)
 #define U_ZC_RECORDS 16
 #define U_ZC_COPIED_LIMIT 4 /* copied notifications in a row that end zero-copy */
