@@ -85,6 +85,7 @@ static int open_worker(struct amst *a, unsigned i, struct err *e)
 
 	w->a = a;
 	w->index = i;
+	w->window = TX_WINDOW;
 	w->n_streams = (a->cfg.streams - i + a->n - 1) / a->n;
 	w->streams = calloc(w->n_streams, sizeof *w->streams);
 	if (!w->streams || spsc_init(&w->cmds, w->n_streams + 32, sizeof(struct wcmd)) < 0 ||

@@ -9,9 +9,12 @@
 #include <pthread.h>
 
 #define TX_STOPPED (1ull << 62)
-#define TX_OPS_MAX 12        /* chunks posted and not DONE, per stream */
-#define TX_POSTED (1u << 19) /* …and about this many bytes of them, but two chunks at least */
-#define BE_SENDS 24          /* operations a backend keeps per stream: chunks, COMMITs, ACKs */
+#define TX_OPS_MAX 12            /* chunks posted and not DONE, per stream */
+#define TX_POSTED (1u << 19)     /* …and about this many bytes of them, but two chunks at least */
+#define TX_BURST (1u << 20)      /* bytes one stream takes before it is another's turn: one large send */
+#define TX_WINDOW (4u << 20)     /* bytes one worker has under way at least; more by rate and round trip */
+#define TX_LOOK (10 * NS_PER_MS) /* how often rate and round trip are looked at */
+#define BE_SENDS 24              /* operations a backend keeps per stream: chunks, COMMITs, ACKs */
 #define RX_PENDING (2 * WIRE_COMMIT_MAX)
 #define FRAME_ROOM 4096           /* of a frame, beside a staged chunk: the largest other message fits */
 #define FRAME_BUDGET (24u << 20)  /* bytes of frames, all workers together */
@@ -109,7 +112,13 @@ struct worker {
 
 	struct amst_tx *tx;
 	bool tx_ending;
-	uint32_t rr; /* round_robin: whose turn */
+	bool pump;     /* something happened that may let chunks out: look once, at the end of the turn */
+	uint32_t rr;   /* round_robin: whose turn */
+	uint32_t next; /* where the next look at all streams begins */
+	/* Bytes posted and not acknowledged, and how many that may be: TX_WINDOW and four times what the path
+	 * holds (rate x round trip). On a short path more only makes the caches cold; on a long one TCP decides. */
+	uint64_t inflight, window;
+	uint64_t look_at, look_bytes, acked_bytes, rtt_ns;
 	struct amst_rx *rx;
 
 	struct hugebuf buf_mem; /* encode buffers */
@@ -125,7 +134,6 @@ struct worker {
 
 struct sched_ops {
 	const char *name;
-	bool every; /* a change at one stream may let another go on: look at all of them */
 	bool (*may)(const struct worker *w, const struct wstream *s);
 	void (*took)(struct worker *w, const struct wstream *s);
 };
@@ -167,7 +175,6 @@ void *worker_main(void *arg);
 
 /* amst_tx.c */
 void tx_pump_all(struct worker *w);
-void tx_stream_ready(struct worker *w, struct wstream *s);
 void tx_done(struct worker *w, struct wstream *s, const struct be_event *ev);
 void tx_ack(struct worker *w, struct wstream *s, uint32_t transfer, struct rcur *c);
 void tx_stream_down(struct worker *w, struct wstream *s);

@@ -184,9 +184,9 @@ static bool may_least(const struct worker *w, const struct wstream *s)
 }
 
 const struct sched_ops amst_scheds[] = {
-	[SCHED_PULL] = { "pull", false, may_pull, took_nothing },
-	[SCHED_ROUND_ROBIN] = { "round_robin", true, may_rr, took_rr },
-	[SCHED_LEAST_LOADED] = { "least_loaded", true, may_least, took_nothing },
+	[SCHED_PULL] = { "pull", may_pull, took_nothing },
+	[SCHED_ROUND_ROBIN] = { "round_robin", may_rr, took_rr },
+	[SCHED_LEAST_LOADED] = { "least_loaded", may_least, took_nothing },
 };
 const char *const amst_sched_names[] = { "pull", "round_robin", "least_loaded", NULL };
 
@@ -268,8 +268,15 @@ static int tx_post(struct worker *w, struct wstream *s, struct amst_tx *tx, cons
 	return ops->put(w->be, s->h, &p, 1);
 }
 
-static bool tx_room(const struct wstream *s, const struct amst_tx *tx)
+static bool window_full(const struct worker *w, const struct amst_tx *tx)
 {
+	return w->inflight >= max_u64(w->window, 2ull * tx->chunk);
+}
+
+static bool tx_room(const struct worker *w, const struct wstream *s, const struct amst_tx *tx)
+{
+	if (window_full(w, tx))
+		return false;
 	if (s->tail - s->head >= AMST_WINDOW || s->posted >= TX_OPS_MAX)
 		return false;
 	return s->posted < 2 || s->posted_bytes + tx->chunk <= TX_POSTED;
@@ -281,7 +288,7 @@ static bool tx_post_next(struct worker *w, struct wstream *s, struct amst_tx *tx
 	struct tx_rec *rec = &s->win[s->tail % AMST_WINDOW];
 	int rc;
 
-	if (!s->up || s->failing || !tx_room(s, tx) || (!s->held && !tx_fill(w, s, tx)))
+	if (!s->up || s->failing || !tx_room(w, s, tx) || (!s->held && !tx_fill(w, s, tx)))
 		return false;
 	rec->posted_ns = clock_now(&w->a->cfg.clock);
 	rc = tx_post(w, s, tx, rec);
@@ -295,21 +302,23 @@ static bool tx_post_next(struct worker *w, struct wstream *s, struct amst_tx *tx
 	s->tail++;
 	s->posted++;
 	s->posted_bytes += s->held_len;
+	w->inflight += rec->r.len;
 	metric_add(&w->counters.chunks_sent, 1);
 	metric_add(&w->counters.bytes_sent, rec->r.len);
 	return true;
 }
 
-static uint32_t commit_every(const struct amst_tx *tx)
+static uint32_t commit_every(const struct worker *w, const struct amst_tx *tx)
 {
-	uint32_t n = (4u << 20) / tx->chunk;
+	uint64_t n = min_u64(4u << 20, w->window / 4) / tx->chunk;
 
-	return n < 1 ? 1 : n > WIRE_COMMIT_MAX ? WIRE_COMMIT_MAX : n;
+	return (uint32_t)(n < 1 ? 1 : n > WIRE_COMMIT_MAX ? WIRE_COMMIT_MAX : n);
 }
 
-static void tx_commit(struct worker *w, struct wstream *s, struct amst_tx *tx)
+/* all: also what is less than a full COMMIT, because nothing will be added to it soon. */
+static void tx_commit(struct worker *w, struct wstream *s, struct amst_tx *tx, bool all)
 {
-	uint32_t every = commit_every(tx);
+	uint32_t every = commit_every(w, tx);
 
 	while (s->up && !s->failing && s->tail != s->cut && s->c_tail - s->c_head < WIRE_CREDITS) {
 		uint32_t n = s->tail - s->cut;
@@ -317,7 +326,7 @@ static void tx_commit(struct worker *w, struct wstream *s, struct amst_tx *tx)
 		uint8_t head[BE_HEAD_MAX];
 		int rc;
 
-		if (n < every && (s->held || !tx_dry(tx)))
+		if (n < every && !all)
 			return;
 		m.n = (uint16_t)(n < every ? n : every);
 		for (uint32_t i = 0; i < m.n; i++)
@@ -337,40 +346,59 @@ static void tx_commit(struct worker *w, struct wstream *s, struct amst_tx *tx)
 	}
 }
 
+/* How many chunks a stream takes in its turn: few when there are few, so that every stream gets some. */
+static uint64_t tx_burst(const struct worker *w, const struct amst_tx *tx)
+{
+	uint64_t cursor = __atomic_load_n(&tx->cursor, __ATOMIC_RELAXED);
+	uint64_t total = __atomic_load_n(&tx->total, __ATOMIC_RELAXED);
+	uint64_t share = cursor < total ? (total - cursor) / w->a->cfg.streams : 0;
+
+	return max_u64(min_u64(share, TX_BURST / tx->chunk), 1);
+}
+
 static bool tx_pump(struct worker *w, struct wstream *s)
 {
 	struct amst_tx *tx = w->tx;
-	bool posted;
+	uint64_t burst, n = 0;
 
 	if (!tx || w->tx_ending)
 		return false;
-	posted = tx_post_next(w, s, tx);
-	tx_commit(w, s, tx);
-	return posted;
+	burst = tx_burst(w, tx);
+	while (n < burst && tx_post_next(w, s, tx))
+		n++;
+	tx_commit(w, s, tx, !s->held && (tx_dry(tx) || window_full(w, tx)));
+	return n > 0;
+}
+
+/* What fills the window must be acknowledged for anything to go on. */
+static void tx_commit_all(struct worker *w)
+{
+	for (uint32_t i = 0; i < w->n_streams; i++)
+		if (!w->streams[i].held)
+			tx_commit(w, &w->streams[i], w->tx, true);
 }
 
 void tx_pump_all(struct worker *w)
 {
 	bool more = w->tx && !w->tx_ending;
 
-	/* One chunk a stream and round, so that a small transfer is spread over all of them. */
 	while (more) {
-		more = false;
-		for (uint32_t i = 0; i < w->n_streams; i++)
-			more |= tx_pump(w, &w->streams[i]);
-	}
-}
+		uint32_t first = w->next;
 
-void tx_stream_ready(struct worker *w, struct wstream *s)
-{
-	if (!w->tx)
-		return;
-	if (w->a->sched->every || (w->tx->stage && w->n_bufs < 2 * w->n_streams)) {
-		tx_pump_all(w);
-		return;
+		more = false;
+		for (uint32_t i = 0; i < w->n_streams; i++) {
+			uint32_t k = (first + i) % w->n_streams;
+
+			if (!tx_pump(w, &w->streams[k]))
+				continue;
+			more = true;
+			w->next = (k + 1) % w->n_streams;
+			if (window_full(w, w->tx)) {
+				tx_commit_all(w);
+				return;
+			}
+		}
 	}
-	while (tx_pump(w, s))
-		;
 }
 
 void tx_done(struct worker *w, struct wstream *s, const struct be_event *ev)
@@ -383,7 +411,7 @@ void tx_done(struct worker *w, struct wstream *s, const struct be_event *ev)
 		if (kind == COOKIE_CHUNK)
 			buf_free(w, COOKIE_BUF(ev->cookie));
 	}
-	tx_stream_ready(w, s);
+	w->pump = true;
 }
 
 /* ---- answers ----------------------------------------------------------------------------------- */
@@ -394,6 +422,22 @@ static void tx_return(struct worker *w, struct amst_tx *tx, uint64_t chunk)
 	if (!mpmc_push(&tx->returned, chunk))
 		tx_fail(w, tx, -ENOBUFS, 0);
 	metric_add(&w->counters.chunks_returned, 1);
+}
+
+/* Follows the path: how much it carries and how long it is. */
+static void tx_look(struct worker *w, struct wstream *s, uint64_t now)
+{
+	struct be_info info;
+	uint64_t rate;
+
+	if (now - w->look_at < TX_LOOK)
+		return;
+	rate = (uint64_t)((double)(w->acked_bytes - w->look_bytes) * 1e9 / (double)(now - w->look_at));
+	w->look_at = now;
+	w->look_bytes = w->acked_bytes;
+	if (w->a->cfg.ops->info(w->be, s->h, &info) == 0)
+		w->rtt_ns = max_u64(info.rtt_ns, w->rtt_ns - w->rtt_ns / 8);
+	w->window = TX_WINDOW + (uint64_t)(4.0 * (double)rate * (double)w->rtt_ns / 1e9);
 }
 
 static void wake_others(struct worker *w)
@@ -407,9 +451,11 @@ static void tx_ack_recs(struct worker *w, struct wstream *s, struct amst_tx *tx,
 {
 	uint64_t now = clock_now(&w->a->cfg.clock), good = 0, bytes = 0, acked;
 
+	tx_look(w, s, now);
 	for (uint32_t i = 0; i < n; i++) {
 		const struct tx_rec *rec = &s->win[s->head++ % AMST_WINDOW];
 
+		w->inflight -= rec->r.len;
 		if (m->ok >> i & 1) {
 			hist_add(&w->latency, now - rec->posted_ns);
 			good++;
@@ -418,6 +464,7 @@ static void tx_ack_recs(struct worker *w, struct wstream *s, struct amst_tx *tx,
 			tx_return(w, tx, rec->r.chunk);
 		}
 	}
+	w->acked_bytes += bytes;
 	metric_add(&w->counters.chunks_acked, good);
 	if (good < n)
 		metric_add(&w->counters.chunks_refused, n - good);
@@ -446,7 +493,7 @@ void tx_ack(struct worker *w, struct wstream *s, uint32_t transfer, struct rcur 
 		return;
 	}
 	tx_ack_recs(w, s, w->tx, &m, s->commits[s->c_head++ % WIRE_CREDITS].n);
-	tx_stream_ready(w, s);
+	w->pump = true;
 }
 
 /* ---- failure and end --------------------------------------------------------------------------- */
@@ -460,12 +507,14 @@ void tx_stream_down(struct worker *w, struct wstream *s)
 		tx_return(w, w->tx, s->win[s->tail % AMST_WINDOW].r.chunk);
 		wake_others(w);
 	}
+	for (uint32_t i = s->head; i != s->tail; i++)
+		w->inflight -= s->win[i % AMST_WINDOW].r.len;
 	s->held = false;
 	s->posted = 0;
 	s->posted_bytes = 0;
 	s->c_head = s->c_tail = 0;
 	s->seq = 0;
-	tx_pump_all(w);
+	w->pump = true;
 }
 
 void tx_reclaim(struct worker *w, struct wstream *s)
@@ -480,7 +529,7 @@ void tx_reclaim(struct worker *w, struct wstream *s)
 	s->head = s->cut = s->tail = 0;
 	if (any)
 		wake_others(w);
-	tx_pump_all(w);
+	w->pump = true;
 }
 
 void tx_end(struct worker *w)

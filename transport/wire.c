@@ -95,8 +95,9 @@ const char *pre_status_text(enum pre_status s)
 		[PRE_BAD_VERSION] =
 			"the server speaks another protocol version: install the same dwcp release on both hosts",
 		[PRE_BUSY] = "the server has as many sessions as it allows: try again later, or raise its --sessions",
-		[PRE_NO_SESSION] = "the server does not know the session (it was restarted, or the session timed out): "
-				   "start again, files with --resume",
+		[PRE_NO_SESSION] =
+			("the server does not know the session (it was restarted, or the session timed out): "
+			 "start again, files with --resume"),
 		[PRE_DUPLICATE] = "the server already has that connection of the session: try again",
 		[PRE_BAD_STREAM] = "the server refused a stream number outside what was agreed",
 		[PRE_MALFORMED] =

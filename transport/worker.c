@@ -146,7 +146,7 @@ static void run_cmd(struct worker *w, const struct wcmd *c)
 		break;
 	case CMD_TX_START:
 		w->tx = c->ptr;
-		tx_pump_all(w);
+		w->pump = true;
 		break;
 	case CMD_TX_END:
 		if (w->tx && !w->tx_ending)
@@ -181,7 +181,7 @@ static void on_connected(struct worker *w, struct wstream *s)
 	metric_add(&w->counters.streams_up, 1);
 	worker_event(w,
 		     &(struct amst_event){ .type = AMST_STREAM_UP, .stream = s->index, .incarnation = s->incarnation });
-	tx_stream_ready(w, s);
+	w->pump = true;
 }
 
 static void on_down(struct worker *w, struct wstream *s, const struct be_event *ev)
@@ -229,7 +229,7 @@ static void on_event(struct worker *w, const struct be_event *ev)
 	uint32_t index;
 
 	if (ev->type == BE_WOKEN) {
-		tx_pump_all(w);
+		w->pump = true;
 		return;
 	}
 	/* An operation's cookie names its stream, too. */
@@ -274,6 +274,10 @@ bool worker_turn(struct worker *w)
 	n = ops_of(w)->poll(w->be, ev, TURN_EVENTS);
 	for (int i = 0; i < n; i++)
 		on_event(w, &ev[i]);
+	if (w->pump) {
+		w->pump = false;
+		tx_pump_all(w);
+	}
 	if (w->tx_ending)
 		tx_try_end(w);
 	for (uint32_t i = 0; i < AMST_REGIONS_MAX; i++)
