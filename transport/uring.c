@@ -40,7 +40,7 @@ static const struct opt options[] = {
 	  "zero-copy send; auto: to other hosts, until the kernel reports copies" },
 	{ "zerocopy-threshold", NULL, 0, OPT_SIZE, FIELD(zerocopy_threshold), "32KB", 1, 1 << 30, false, NULL, NULL,
 	  NULL, "smallest operation that is sent zero-copy" },
-	{ "recv-max", NULL, 0, OPT_SIZE, FIELD(recv_max), "256KB", 4096, 64 << 20, false, NULL, NULL, NULL,
+	{ "recv-max", NULL, 0, OPT_SIZE, FIELD(recv_max), "1MB", 4096, 64 << 20, false, NULL, NULL, NULL,
 	  "most bytes per receive, so that streams take turns" },
 	{ "ring-mode", NULL, 0, OPT_ENUM, FIELD(ring_mode), "auto", 0, 0, false, NULL, mode_names, NULL,
 	  "io_uring features; basic: only those of the oldest supported kernel" },
