@@ -88,7 +88,7 @@ static int open_worker(struct amst *a, unsigned i, struct err *e)
 	w->window = TX_WINDOW;
 	w->n_streams = (a->cfg.streams - i + a->n - 1) / a->n;
 	w->streams = calloc(w->n_streams, sizeof *w->streams);
-	if (!w->streams || spsc_init(&w->cmds, w->n_streams + 32, sizeof(struct wcmd)) < 0 ||
+	if (!w->streams || spsc_init(&w->cmds, 3 * w->n_streams + 32, sizeof(struct wcmd)) < 0 ||
 	    spsc_init(&w->evs, 4 * w->n_streams + 128, sizeof(struct amst_event)) < 0)
 		return err_set(e, -ENOMEM, "no memory for %u streams: use fewer", a->cfg.streams);
 	for (uint32_t k = 0; k < w->n_streams; k++)

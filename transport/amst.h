@@ -96,8 +96,9 @@ struct amst_tx {
 	cacheline_aligned uint64_t cursor; /* next chunk nobody has taken; STOPPED once it must not be taken from */
 	cacheline_aligned uint64_t acked;
 	uint64_t acked_bytes;
-	uint64_t refused;
-	uint32_t told; /* TX_DONE was sent */
+	uint64_t refused, refused_row; /* in all; since the last good one */
+	uint32_t failing;              /* somebody decided status */
+	uint32_t told;                 /* TX_DONE was sent */
 };
 
 /* Allocates what the transfer needs (first[], returned). -EINVAL: more than 2^40 chunks, or chunk 0. */
@@ -115,9 +116,10 @@ struct amst_rx {
 	uint64_t bytes, bad;
 	int status;
 	uint32_t status_object;
+	uint32_t failing; /* somebody decided status */
 };
 
-/* pass_chunks is a peer's number: at most 2^32. */
+/* pass_chunks is a peer's number: at most 2^28, a map of 32 MB. */
 int amst_rx_prepare(struct amst_rx *rx, uint64_t pass_chunks, struct err *e);
 void amst_rx_free(struct amst_rx *rx);
 

@@ -9,16 +9,16 @@
 #include <pthread.h>
 
 #define TX_STOPPED (1ull << 62)
-#define TX_OPS_MAX 12            /* chunks posted and not DONE, per stream */
-#define TX_POSTED (1u << 19)     /* …and about this many bytes of them, but two chunks at least */
-#define TX_BURST (1u << 20)      /* bytes one stream takes before it is another's turn: one large send */
-#define TX_WINDOW (4u << 20)     /* bytes one worker has under way at least; more by rate and round trip */
-#define TX_LOOK (10 * NS_PER_MS) /* how often rate and round trip are looked at */
-#define BE_SENDS 24              /* operations a backend keeps per stream: chunks, COMMITs, ACKs */
-#define RX_PENDING (2 * WIRE_COMMIT_MAX)
-#define FRAME_ROOM 4096           /* of a frame, beside a staged chunk: the largest other message fits */
-#define FRAME_BUDGET (24u << 20)  /* bytes of frames, all workers together */
-#define ENCODE_BUDGET (16u << 20) /* bytes of encode buffers, all workers together */
+#define TX_OPS_MAX 12                     /* chunks posted and not DONE, per stream */
+#define TX_POSTED (1u << 19)              /* …and about this many bytes of them, but two chunks at least */
+#define TX_BURST (1u << 20)               /* bytes one stream takes before it is another's turn: one large send */
+#define TX_WINDOW (4u << 20)              /* bytes one worker has under way at least; more by rate and round trip */
+#define TX_LOOK (10 * NS_PER_MS)          /* how often rate and round trip are looked at */
+#define BE_SENDS 24                       /* operations a backend keeps per stream: chunks, COMMITs, ACKs */
+#define REFUSED_ROW (4 * WIRE_COMMIT_MAX) /* so many refused one after the other are no accident */
+#define FRAME_ROOM 4096                   /* of a frame, beside a staged chunk: the largest other message fits */
+#define FRAME_BUDGET (24u << 20)          /* bytes of frames, all workers together */
+#define ENCODE_BUDGET (16u << 20)         /* bytes of encode buffers, all workers together */
 
 struct tx_rec {
 	struct chunk_rec r;
@@ -62,7 +62,7 @@ struct wstream {
 	/* receiver */
 	uint32_t rx_seq;
 	uint32_t rx_head, rx_tail;
-	struct rx_entry rx[RX_PENDING];
+	struct rx_entry rx[WIRE_UNCOMMITTED];
 	uint32_t a_head, a_tail;
 	struct ack_out acks[WIRE_CREDITS];
 };

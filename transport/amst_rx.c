@@ -12,7 +12,7 @@
 
 int amst_rx_prepare(struct amst_rx *rx, uint64_t pass_chunks, struct err *e)
 {
-	if (pass_chunks > 1ull << 32)
+	if (pass_chunks > 1ull << 28)
 		return err_set(e, -EINVAL, "a transfer of %llu chunks is too many: use a larger --chunk-size",
 			       (unsigned long long)pass_chunks);
 	rx->map = calloc(bitmap_words(pass_chunks) + 1, sizeof *rx->map);
@@ -22,6 +22,7 @@ int amst_rx_prepare(struct amst_rx *rx, uint64_t pass_chunks, struct err *e)
 	rx->pass_chunks = pass_chunks;
 	rx->placed = rx->bytes = rx->bad = 0;
 	rx->status = 0;
+	rx->failing = 0;
 	return 0;
 }
 
@@ -40,17 +41,18 @@ void rx_stream_reset(struct wstream *s)
 
 static void rx_fail(struct amst_rx *rx, int err, uint32_t object)
 {
-	int none = 0;
-
-	if (__atomic_compare_exchange_n(&rx->status, &none, err, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
-		__atomic_store_n(&rx->status_object, object, __ATOMIC_RELEASE);
+	/* The first one speaks: whoever sees the status sees the object that belongs to it. */
+	if (__atomic_exchange_n(&rx->failing, 1, __ATOMIC_SEQ_CST))
+		return;
+	__atomic_store_n(&rx->status_object, object, __ATOMIC_RELAXED);
+	__atomic_store_n(&rx->status, err, __ATOMIC_RELEASE);
 }
 
 static bool rx_note(struct wstream *s, struct rx_entry entry)
 {
-	if (s->rx_tail - s->rx_head == RX_PENDING)
+	if (s->rx_tail - s->rx_head == WIRE_UNCOMMITTED)
 		return false;
-	s->rx[s->rx_tail++ % RX_PENDING] = entry;
+	s->rx[s->rx_tail++ % WIRE_UNCOMMITTED] = entry;
 	return true;
 }
 
@@ -91,8 +93,9 @@ void rx_chunk(struct worker *w, struct wstream *s, uint32_t transfer, struct rcu
 	}
 	len = rcur_left(c);
 	entry = (struct rx_entry){ .offset = r.offset, .object = r.object, .len = r.len, .sum = r.sum };
-	entry.good = sum_of(rx->sum, c->p, len) == r.sum;
-	if (entry.good && !__atomic_load_n(&rx->status, __ATOMIC_RELAXED)) {
+	/* After a failure nothing more is written, and nothing that was not written is good. */
+	entry.good = sum_of(rx->sum, c->p, len) == r.sum && !__atomic_load_n(&rx->status, __ATOMIC_RELAXED);
+	if (entry.good) {
 		rc = rx->stage->ops->decode(
 			rx->stage->ctx, w->index,
 			&(struct stage_chunk){ .object = r.object, .len = r.len, .offset = r.offset }, c->p, len);
@@ -116,7 +119,7 @@ static int rx_check(struct worker *w, struct wstream *s, const struct amst_rx *r
 	}
 	if (s->rx_head == s->rx_tail)
 		return -EPROTO;
-	const struct rx_entry *x = &s->rx[s->rx_head++ % RX_PENDING];
+	const struct rx_entry *x = &s->rx[s->rx_head++ % WIRE_UNCOMMITTED];
 
 	if (x->offset != r->offset || x->object != r->object || x->len != r->len)
 		return -EPROTO;

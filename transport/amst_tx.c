@@ -38,8 +38,9 @@ int amst_tx_prepare(struct amst_tx *tx, unsigned streams, struct err *e)
 	tx->pass_chunks = n;
 	tx->total = n && tx->passes > (1ull << 61) / n ? 1ull << 61 : n * tx->passes;
 	tx->cursor = tx->acked = tx->acked_bytes = tx->refused = 0;
+	tx->refused_row = 0;
 	tx->status = 0;
-	tx->told = 0;
+	tx->failing = tx->told = 0;
 	/* A chunk is in `returned` or in one window, never in both. */
 	rc = mpmc_init(&tx->returned, (uint64_t)streams * AMST_WINDOW);
 	if (rc == 0)
@@ -83,10 +84,11 @@ static void tx_tell(struct worker *w, struct amst_tx *tx)
 
 static void tx_fail(struct worker *w, struct amst_tx *tx, int err, uint32_t object)
 {
-	int none = 0;
-
-	if (__atomic_compare_exchange_n(&tx->status, &none, err, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
-		__atomic_store_n(&tx->status_object, object, __ATOMIC_RELEASE);
+	/* The first one speaks: whoever sees the status sees the object that belongs to it. */
+	if (__atomic_exchange_n(&tx->failing, 1, __ATOMIC_SEQ_CST))
+		return;
+	__atomic_store_n(&tx->status_object, object, __ATOMIC_RELAXED);
+	__atomic_store_n(&tx->status, err, __ATOMIC_RELEASE);
 	__atomic_store_n(&tx->cursor, TX_STOPPED, __ATOMIC_SEQ_CST);
 	tx_tell(w, tx);
 }
@@ -277,7 +279,7 @@ static bool tx_room(const struct worker *w, const struct wstream *s, const struc
 {
 	if (window_full(w, tx))
 		return false;
-	if (s->tail - s->head >= AMST_WINDOW || s->posted >= TX_OPS_MAX)
+	if (s->tail - s->head >= AMST_WINDOW || s->tail - s->cut >= WIRE_UNCOMMITTED || s->posted >= TX_OPS_MAX)
 		return false;
 	return s->posted < 2 || s->posted_bytes + tx->chunk <= TX_POSTED;
 }
@@ -468,6 +470,8 @@ static void tx_ack_recs(struct worker *w, struct wstream *s, struct amst_tx *tx,
 	metric_add(&w->counters.chunks_acked, good);
 	if (good < n)
 		metric_add(&w->counters.chunks_refused, n - good);
+	if (good && __atomic_load_n(&tx->refused_row, __ATOMIC_RELAXED))
+		__atomic_store_n(&tx->refused_row, 0, __ATOMIC_RELAXED);
 	__atomic_fetch_add(&tx->acked_bytes, bytes, __ATOMIC_RELAXED);
 	acked = __atomic_add_fetch(&tx->acked, good, __ATOMIC_SEQ_CST);
 	if (m->status) {
@@ -475,8 +479,11 @@ static void tx_ack_recs(struct worker *w, struct wstream *s, struct amst_tx *tx,
 	} else if (good < n) {
 		uint64_t refused = __atomic_add_fetch(&tx->refused, n - good, __ATOMIC_RELAXED);
 
-		if (refused > WIRE_COMMIT_MAX && refused > acked / 8)
-			tx_fail(w, tx, -EBADMSG, 0);
+		uint64_t row = __atomic_add_fetch(&tx->refused_row, n - good, __ATOMIC_RELAXED);
+
+		/* Much of it is damaged, or something is each time. */
+		if ((refused > WIRE_COMMIT_MAX && refused > acked / 8) || row > REFUSED_ROW)
+			tx_fail(w, tx, -EBADMSG, s->win[(s->head - 1) % AMST_WINDOW].r.object);
 		wake_others(w);
 	}
 	if (acked == __atomic_load_n(&tx->total, __ATOMIC_SEQ_CST))

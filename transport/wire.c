@@ -344,7 +344,7 @@ uint32_t wire_put_ack(void *out, size_t cap, uint32_t transfer, const struct msg
 int wire_get_ack(struct rcur *c, struct msg_ack *m)
 {
 	wire_get(c, &wire_ack, m);
-	return c->bad || rcur_left(c) || m->status > 0 ? -EPROTO : 0;
+	return c->bad || rcur_left(c) || m->status > 0 || m->status < -WIRE_ERRNO_MAX ? -EPROTO : 0;
 }
 
 uint32_t wire_put_chunk(void *out, size_t cap, uint32_t transfer, const struct chunk_rec *r)

@@ -18,10 +18,12 @@
 #include "transport/store.h"
 
 #define WIRE_VERSION 1
-#define WIRE_CTL_MAX 65536 /* largest control message */
-#define WIRE_HEAD 12       /* message header */
-#define WIRE_COMMIT_MAX 32 /* chunks in one COMMIT */
-#define WIRE_CREDITS 16    /* COMMITs a stream may have unanswered */
+#define WIRE_CTL_MAX 65536  /* largest control message */
+#define WIRE_HEAD 12        /* message header */
+#define WIRE_COMMIT_MAX 32  /* chunks in one COMMIT */
+#define WIRE_CREDITS 16     /* COMMITs a stream may have unanswered */
+#define WIRE_UNCOMMITTED 64 /* chunks a stream may have sent that no COMMIT named yet */
+#define WIRE_ERRNO_MAX 4095 /* a status is 0 or -errno, at least -this */
 #define WIRE_STREAMS_MAX 512
 #define WIRE_BATCH_MAX 256 /* files open at once */
 #define WIRE_TEXT 256      /* longest text in a reply, NUL included */
