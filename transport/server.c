@@ -29,6 +29,8 @@ const struct metric server_metrics[] = {
 };
 const size_t server_metrics_n = ARRAY_LEN(server_metrics);
 
+#define CLOSE_TURNS 64
+
 /* ---- incoming connections ---------------------------------------------------------------------- */
 
 void server_reject(struct server *srv, struct be_request *r, enum pre_status why)
@@ -208,6 +210,7 @@ void server_turn(struct server *srv, uint64_t wait_ns)
 void server_close(struct server *srv)
 {
 	uint64_t until;
+	unsigned turns = 0;
 
 	if (!srv)
 		return;
@@ -218,11 +221,20 @@ void server_close(struct server *srv)
 			session_goodbye(&srv->sessions[i], "the server is shutting down");
 			session_end(&srv->sessions[i], false);
 		}
-	while (srv->jobs && srv->counters.sessions_now && (srv->cfg.manual || clock_now(&srv->cfg.clock) < until))
+	/* A manual clock stands still meanwhile. */
+	while (srv->jobs && srv->counters.sessions_now &&
+	       (srv->cfg.manual ? turns++ < CLOSE_TURNS : clock_now(&srv->cfg.clock) < until))
 		server_turn(srv, 20 * NS_PER_MS);
 	jobs_close(srv->jobs);
+	/* Sessions whose last words or last job took too long end here. */
+	for (uint32_t i = 0; srv->jobs && i < srv->cfg.sessions; i++)
+		if (srv->sessions[i].used)
+			session_destroy(&srv->sessions[i]);
 	if (srv->ctl)
 		srv->cfg.ops->close(srv->ctl);
+	for (uint32_t i = 0; srv->jobs && i < srv->cfg.sessions; i++)
+		if (srv->sessions[i].used)
+			session_destroyed(&srv->sessions[i]);
 	free(srv->sessions);
 	pthread_mutex_destroy(&srv->mu);
 	free(srv);

@@ -81,10 +81,26 @@ struct session *session_start(struct server *srv, const uint8_t id[16], struct b
 	return s;
 }
 
-static void run_destroy(struct session *s)
+/* From one place to the other under one lock: totals never go back. */
+static void retire_counters(struct session *s)
 {
-	if (s->amst)
-		amst_counters(s->amst, &s->last_ac, &s->last_bc);
+	struct server *srv = s->srv;
+	struct amst_counters ac;
+	struct be_counters bc;
+
+	pthread_mutex_lock(&srv->mu);
+	if (s->visible) {
+		amst_counters(s->amst, &ac, &bc);
+		metrics_sum(amst_metrics, amst_metrics_n, &srv->ended_ac, &ac);
+		metrics_sum(be_metrics, be_metrics_n, &srv->ended_bc, &bc);
+	}
+	s->visible = false;
+	pthread_mutex_unlock(&srv->mu);
+}
+
+void session_destroy(struct session *s)
+{
+	retire_counters(s);
 	amst_close(s->amst);
 	s->amst = NULL;
 	session_drop_files(s);
@@ -98,11 +114,6 @@ void session_destroyed(struct session *s)
 {
 	struct server *srv = s->srv;
 
-	pthread_mutex_lock(&srv->mu);
-	metrics_sum(amst_metrics, amst_metrics_n, &srv->ended_ac, &s->last_ac);
-	metrics_sum(be_metrics, be_metrics_n, &srv->ended_bc, &s->last_bc);
-	s->visible = false;
-	pthread_mutex_unlock(&srv->mu);
 	srv->region_bytes -= s->region_bytes;
 	metric_add(&srv->counters.sessions_ended, 1);
 	metric_add(&srv->counters.sessions_now, -1ull);
@@ -161,13 +172,8 @@ static void try_destroy(struct session *s)
 		s->srv->cfg.ops->stream_close(s->srv->ctl, s->last_ctl, false);
 	if (s->destroyed || s->job_running || s->ctl_open)
 		return;
-	pthread_mutex_lock(&s->srv->mu);
-	s->visible = false;
-	if (s->amst)
-		amst_counters(s->amst, &s->last_ac, &s->last_bc);
-	pthread_mutex_unlock(&s->srv->mu);
 	drop_frames(s);
-	s->destroyed = session_job(s, run_destroy, session_destroyed);
+	s->destroyed = session_job(s, session_destroy, session_destroyed);
 }
 
 bool session_job(struct session *s, void (*run)(struct session *), void (*done)(struct session *))

@@ -86,9 +86,6 @@ struct session {
 	struct msg_region job_region;
 	struct msg_digest job_digest;
 	struct digest128 digest;
-
-	struct amst_counters last_ac;
-	struct be_counters last_bc;
 };
 
 struct server {
@@ -113,6 +110,7 @@ void session_resume(struct session *s, struct be_request *r);
 bool session_turn(struct session *s);
 void session_goodbye(struct session *s, const char *why);
 void session_end(struct session *s, bool failed);
+void session_destroy(struct session *s); /* any state; blocks; twice is fine */
 void session_destroyed(struct session *s);
 bool session_job(struct session *s, void (*run)(struct session *), void (*done)(struct session *));
 void session_reply(struct session *s, int status, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
