@@ -63,14 +63,15 @@ ALL_LIBS := $(PKG_LIBS) -lm -ldl $(LDLIBS)
 TESTS := kmod-free-tests
 LIB_DIRS := base transport compress predict migrate
 
-lib_src   := $(wildcard $(LIB_DIRS:%=%/*.c)) $(filter-out bench/main_%.c,$(wildcard bench/*.c))
+lib_src   := $(wildcard $(LIB_DIRS:%=%/*.c)) $(filter-out bench/main_%.c bench/preload_%.c,$(wildcard bench/*.c))
 cli_src   := $(wildcard cli/*.c)
 bench_src := $(wildcard bench/main_*.c)
+shim_src  := $(wildcard bench/preload_*.c)
 test_src  := $(wildcard $(TESTS)/test_*.c)
 help_src  := $(filter-out $(test_src),$(wildcard $(TESTS)/*.c))
 fuzz_src  := $(wildcard $(TESTS)/fuzz/fuzz_*.c)
 headers   := $(wildcard $(LIB_DIRS:%=%/*.h) bench/*.h cli/*.h $(TESTS)/*.h $(TESTS)/fuzz/*.h)
-all_src   := $(lib_src) $(cli_src) $(bench_src) $(test_src) $(help_src) $(fuzz_src)
+all_src   := $(lib_src) $(cli_src) $(bench_src) $(shim_src) $(test_src) $(help_src) $(fuzz_src)
 
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
@@ -78,13 +79,14 @@ LIB       := $(B)/libdwcp.a
 HELPERS   := $(B)/tests/libhelpers.a
 DWCP      := $(B)/dwcp
 BENCH_BIN := $(patsubst bench/main_%.c,$(B)/bench/%,$(bench_src))
+SHIMS     := $(if $(SANITIZE),,$(patsubst bench/preload_%.c,$(B)/bench/%.so,$(shim_src)))
 TEST_BIN  := $(patsubst $(TESTS)/%.c,$(B)/tests/%,$(test_src))
 FUZZ_BIN  := $(patsubst $(TESTS)/fuzz/%.c,$(B)/fuzz/%,$(fuzz_src))
 
 # ---- build -------------------------------------------------------------------------------------
 
 .PHONY: all lib tests fuzzers
-all: lib $(if $(cli_src),$(DWCP)) $(BENCH_BIN) ## build the library, dwcp and the benchmark programs (default)
+all: lib $(if $(cli_src),$(DWCP)) $(BENCH_BIN) $(SHIMS) ## build the library, dwcp and the benchmark programs (default)
 ifeq ($(VARIANT),gcc)
 all: $(if $(cli_src),$(BUILD)/dwcp)
 endif
@@ -117,6 +119,7 @@ $(B)/.commit: FORCE
 $(B)/obj/%_avx2.o: extra += -mavx2
 $(B)/obj/base/json.o: extra += -DDWCP_COMMIT='"$(COMMIT)"'
 $(B)/obj/base/json.o: $(B)/.commit
+$(B)/obj/bench/preload_%.o: extra += -fPIC
 $(B)/obj/cli/main.o: extra += -DDWCP_VERSION='"$(VERSION)"'
 $(B)/obj/cli/main.o: VERSION
 
@@ -148,6 +151,11 @@ $(BUILD)/dwcp: $(DWCP)
 	@ln -sfn $(VARIANT)/dwcp $@
 $(B)/bench/%: $(B)/obj/bench/main_%.o $(LIB)
 	$(call link)
+# Nothing of the library: these stand in front of the C library's own functions.
+$(B)/bench/%.so: $(B)/obj/bench/preload_%.o
+	@mkdir -p $(@D)
+	$(if $(Q),@echo '  LINK  $@')
+	$(Q)$(CC) -shared $(ALL_LDFLAGS) -o $@ $< -ldl
 $(B)/tests/%: $(B)/obj/$(TESTS)/%.o $(HELPERS) $(LIB)
 	$(call link,$(TEST_LIBS))
 $(B)/fuzz/%: $(B)/obj/$(TESTS)/fuzz/%.o $(HELPERS) $(LIB)

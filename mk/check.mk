@@ -15,11 +15,11 @@ deps-bench: ## … only those that the benchmarks need besides
 demo: ## dependencies, build, then a receiver and a sender on loopback
 	@tools/deps.sh build
 	@$(MAKE) --no-print-directory all
-	@bench/demo.sh
+	@B=$(B) bench/demo.sh
 bench: ## the figures of docs/RESULTS.md on this machine
 	@tools/deps.sh build bench
 	@$(MAKE) --no-print-directory all
-	@bench/run.sh
+	@B=$(B) bench/run.sh $(BENCH_ARGS)
 
 .PHONY: check check-fast check-asan check-tsan check-valgrind run-tests test
 check: ## dependencies, build, every test, sanitizers, valgrind, fuzzers, lint; ends in one line of counts

@@ -7,7 +7,7 @@ build=(gcc libc6-dev make pkg-config liburing-dev libyaml-dev libjansson-dev lib
 	libmicrohttpd-dev)
 check=(libcmocka-dev clang libclang-rt-14-dev clang-tidy clang-format cppcheck shellcheck valgrind libc6-dbg iproute2
 	man-db)
-bench=(iperf3 socat iproute2)
+bench=(iperf3 socat strace iproute2)
 
 want=()
 for group in "${@:-build}"; do
