@@ -211,37 +211,6 @@ void session_reply(struct session *s, int status, const char *fmt, ...)
 	put_str(&s->out, text);
 }
 
-static void flush(struct session *s)
-{
-	const struct be_ops *ops = s->srv->cfg.ops;
-
-	if (!s->ctl || !s->reply_due || s->reply_flying)
-		return;
-	if (ops->send(s->srv->ctl, s->ctl,
-		      &(struct be_msg){
-			      .body = s->reply, .body_len = s->reply_len, .cookie = COOKIE_REPLY | cookie_of(s) },
-		      1) == 1) {
-		s->reply_due = false;
-		s->reply_flying = true;
-	}
-}
-
-void session_reply_send(struct session *s)
-{
-	if (s->out.bad) {
-		session_reply(s, -EMSGSIZE, "the answer does not fit a message: ask for less at a time");
-	}
-	s->reply_len = (uint32_t)(s->out.p - s->reply);
-	wire_seal(s->reply, s->reply_len);
-	s->reply_id = s->req.id;
-	s->reply_due = true;
-	s->op = OP_NONE;
-	if (s->frame)
-		s->srv->cfg.ops->release(s->srv->ctl, s->frame - 1);
-	s->frame = 0;
-	flush(s);
-}
-
 static bool send_small(struct session *s, uint8_t *msg, const struct wcur *w)
 {
 	const struct be_ops *ops = s->srv->cfg.ops;
@@ -301,6 +270,39 @@ static void flush_streams(struct session *s)
 		left |= t->fence_due || t->lost_due;
 	}
 	s->streams_due = left;
+}
+
+static void flush(struct session *s)
+{
+	const struct be_ops *ops = s->srv->cfg.ops;
+
+	/* That a stream was lost is told first: the client fences it before it goes on. */
+	flush_streams(s);
+	if (!s->ctl || !s->reply_due || s->reply_flying || s->streams_due)
+		return;
+	if (ops->send(s->srv->ctl, s->ctl,
+		      &(struct be_msg){
+			      .body = s->reply, .body_len = s->reply_len, .cookie = COOKIE_REPLY | cookie_of(s) },
+		      1) == 1) {
+		s->reply_due = false;
+		s->reply_flying = true;
+	}
+}
+
+void session_reply_send(struct session *s)
+{
+	if (s->out.bad) {
+		session_reply(s, -EMSGSIZE, "the answer does not fit a message: ask for less at a time");
+	}
+	s->reply_len = (uint32_t)(s->out.p - s->reply);
+	wire_seal(s->reply, s->reply_len);
+	s->reply_id = s->req.id;
+	s->reply_due = true;
+	s->op = OP_NONE;
+	if (s->frame)
+		s->srv->cfg.ops->release(s->srv->ctl, s->frame - 1);
+	s->frame = 0;
+	flush(s);
 }
 
 /* ---- data streams ------------------------------------------------------------------------------ */
@@ -469,7 +471,7 @@ static void on_message(struct session *s, const struct be_event *ev)
 	struct rcur c;
 	struct msg_head h;
 	bool bad = wire_open(ev->data, ev->len, &c, &h) < 0;
-	bool repeated = !bad && (s->op != OP_NONE ? h.id == s->req.id : h.id == s->reply_id);
+	bool repeated = !bad && (s->op != OP_NONE ? h.id == s->req.id : s->reply_len && h.id == s->reply_id);
 
 	if (s->dying || bad || h.type == MSG_STREAM_DOWN || repeated) {
 		/* A damaged message costs the control stream; a client that means well resumes. */
@@ -494,7 +496,10 @@ static void on_message(struct session *s, const struct be_event *ev)
 		return;
 	}
 	ops->release(s->srv->ctl, ev->frame);
-	fail(s, "it sent a request before the last one was answered");
+	if (h.type == MSG_BYE) /* whoever gives up need not wait for the answer */
+		session_end(s, false);
+	else
+		fail(s, "it sent a request before the last one was answered");
 }
 
 static void on_ctl_down(struct session *s)
@@ -580,7 +585,6 @@ bool session_turn(struct session *s)
 	try_resume(s);
 	session_req_turn(s);
 	flush(s);
-	flush_streams(s);
 	if (s->held_frame && s->op == OP_NONE && !s->reply_flying && !s->reply_due) {
 		uint32_t frame = s->held_frame - 1;
 

@@ -130,7 +130,7 @@ static void region_made(struct session *s)
 	}
 	hugebuf_free(&s->regions[id]);
 	s->srv->region_bytes -= s->job_region.bytes;
-	s->region_bytes -= s->job_region.bytes;
+	metric_add(&s->region_bytes, -s->job_region.bytes);
 	answer(s, rc, s->job_err.why);
 }
 
@@ -155,7 +155,7 @@ static void do_region(struct session *s)
 		return;
 	}
 	srv->region_bytes += m.bytes;
-	s->region_bytes += m.bytes;
+	metric_add(&s->region_bytes, m.bytes);
 	s->job_region = m;
 	start_job(s, run_region, region_made);
 }
@@ -195,8 +195,8 @@ static void do_digest(struct session *s)
 	struct msg_digest *m = &s->job_digest;
 
 	wire_get(&s->in, &wire_digest, m);
-	if (s->in.bad || m->region >= AMST_REGIONS_MAX || m->offset > s->regions[m->region].len ||
-	    m->bytes > s->regions[m->region].len - m->offset) {
+	if (s->in.bad || m->region >= AMST_REGIONS_MAX || !s->regions[m->region].addr ||
+	    m->offset > s->regions[m->region].len || m->bytes > s->regions[m->region].len - m->offset) {
 		answer(s, -EINVAL, "the digest asks for bytes outside the region");
 		return;
 	}
