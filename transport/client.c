@@ -2,6 +2,7 @@
 /* The calls of client.h: opening, requests, regions, transfers. */
 #include "transport/client.h"
 
+#include "base/bitmap.h"
 #include "transport/client_impl.h"
 #include <errno.h>
 #include <stdio.h>
@@ -10,6 +11,7 @@
 #include <sys/random.h>
 
 #define TICK_NS (50 * NS_PER_MS)
+#define BYE_COOKIE 0xb1ull
 
 /* ---- open and close ---------------------------------------------------------------------------- */
 
@@ -133,19 +135,27 @@ int client_open(struct client **out, const struct client_config *cfg, uint64_t *
 static void say_bye(struct client *c)
 {
 	uint64_t until = conn_now(c) + NS_PER_S;
+	uint8_t head[WIRE_HEAD];
+	struct wcur w = wcur_init(head, sizeof head);
+	bool said = false;
 
 	if (!c->agreed || c->ctl_state != CTL_UP || c->goodbye[0])
 		return;
-	/* An unanswered request, if there is one, is given up. */
-	c->call = (struct call){ .out = c->call.out, .busy = true, .id = ++c->next_id };
-	struct wcur w = wcur_init(c->call.out, WIRE_CTL_MAX);
-
+	/* An unanswered request, if there is one, is given up; its bytes may still be on their way. */
+	c->call.busy = c->call.sent = true;
+	c->call.answered = false;
+	c->call.id = ++c->next_id;
 	wire_put_head(&w, MSG_BYE, c->call.id);
-	c->call.len = (uint32_t)(w.p - c->call.out);
-	wire_seal(c->call.out, c->call.len);
-	while (!c->call.answered && c->ctl_state == CTL_UP && conn_now(c) < until)
+	wire_seal(head, sizeof head);
+	while (!c->call.answered && c->ctl_state == CTL_UP && conn_now(c) < until) {
+		if (!said)
+			said = c->cfg.ops->send(
+				       c->ctl, c->ctl_stream,
+				       &(struct be_msg){ .head = head, .head_len = sizeof head, .cookie = BYE_COOKIE },
+				       1) == 1;
 		if (client_turn(c, 10 * NS_PER_MS, NULL) < 0)
 			break;
+	}
 }
 
 void client_close(struct client *c)
@@ -216,12 +226,12 @@ static int parse_reply(struct client *c, uint16_t type, struct rcur *reply, stru
 		reply->bad = true;
 	status = (int32_t)get_u32(reply);
 	get_str(reply, text, sizeof text);
-	if (reply->bad || h.type != (type | WIRE_REPLY) || status > 0)
+	if (reply->bad || h.type != (type | WIRE_REPLY) || status > 0 || status < -WIRE_ERRNO_MAX)
 		return err_set(e, -EPROTO,
 			       "%s sent an answer that this dwcp does not understand: install the same release on "
 			       "both hosts",
 			       c->cfg.target);
-	return status ? err_set(e, status, "%s: %s", c->cfg.target, text) : 0;
+	return status ? err_set(e, status, "%s: %s", c->cfg.target, conn_clean(text)) : 0;
 }
 
 int client_call(struct client *c, uint16_t type, const void *fields, uint32_t len, struct rcur *reply, struct err *e)
@@ -336,6 +346,21 @@ int client_info(struct client *c, struct msg_info *info, struct err *e)
 
 /* ---- transfers --------------------------------------------------------------------------------- */
 
+/* A transfer that failed may have left chunks on streams that are down here and not yet there: they must not be placed
+ * after those of the next one. */
+static int wait_fenced(struct client *c, struct err *e)
+{
+	uint64_t started = conn_now(c);
+	int rc = 0;
+
+	while (rc == 0 && !conn_fenced(c)) {
+		rc = client_turn(c, 100 * NS_PER_MS, e);
+		if (rc == 0 && !c->lost_at && conn_now(c) - started > c->cfg.timeout_ns)
+			rc = err_set(e, -ETIMEDOUT, "streams to %s keep breaking: check the link", c->cfg.target);
+	}
+	return rc;
+}
+
 /* What a transfer's waiting looks at besides the session: ticks, and whether anything moves. */
 struct watch {
 	const struct client_tick *tick;
@@ -433,6 +458,9 @@ int client_transfer(struct client *c, struct amst_tx *tx, enum xfer_kind kind, c
 	struct err why = { 0 };
 	int rc, rc_end;
 
+	rc = wait_fenced(c, e);
+	if (rc < 0)
+		return rc;
 	tx->id = ++c->next_transfer;
 	rc = amst_tx_prepare(tx, c->cfg.streams, e);
 	if (rc < 0)
@@ -464,6 +492,22 @@ int client_transfer(struct client *c, struct amst_tx *tx, enum xfer_kind kind, c
 	return rc;
 }
 
+/* As let_go, for what is received. */
+static void rx_let_go(struct client *c, struct amst_rx *rx)
+{
+	bool asked = false;
+
+	while (!asked || !c->rx_ended) {
+		if (!asked)
+			asked = amst_rx_end(c->amst, rx) == 0;
+		conn_events(c);
+		if (c->cfg.manual && c->cfg.drive)
+			c->cfg.drive(c->cfg.drive_ctx);
+		else if (!c->rx_ended)
+			c->cfg.ops->wait(c->ctl, 10 * NS_PER_MS);
+	}
+}
+
 int client_pull(struct client *c, uint32_t from, uint32_t to, struct be_token to_token, uint64_t to_bytes,
 		uint64_t bytes, uint64_t passes, uint32_t chunk, const struct client_tick *tick,
 		struct msg_pull_result *result, struct err *e)
@@ -484,13 +528,17 @@ int client_pull(struct client *c, uint32_t from, uint32_t to, struct be_token to
 	struct wcur out = wcur_init(fields, sizeof fields);
 	struct rcur in;
 	bool stop = false, done = false;
-	int rc, rc2;
+	uint64_t whole, distinct;
+	int rc;
 
 	if (!chunk)
 		return err_set(e, -EINVAL, "a transfer needs a chunk size");
-	rc = amst_rx_prepare(&rx, div_up_u64(bytes, chunk), e);
+	rc = wait_fenced(c, e);
+	if (rc == 0)
+		rc = amst_rx_prepare(&rx, div_up_u64(bytes, chunk), e);
 	if (rc < 0)
 		return rc;
+	whole = passes < UINT64_MAX / (rx.pass_chunks + 1) ? rx.pass_chunks * passes : UINT64_MAX;
 	amst_counters(c->amst, &base, &b);
 	c->rx_ready = c->rx_ended = false;
 	rc = amst_rx_start(c->amst, &rx);
@@ -507,8 +555,7 @@ int client_pull(struct client *c, uint32_t from, uint32_t to, struct be_token to
 		stop |= rc > 0;
 		if (rc > 0)
 			rc = client_call(c, MSG_PULL_STOP, NULL, 0, &in, e);
-		done = stop ||
-		       (passes != UINT64_MAX && now.chunks_placed - base.chunks_placed >= rx.pass_chunks * passes);
+		done = stop || now.chunks_placed - base.chunks_placed >= whole;
 	}
 	if (rc == 0)
 		rc = client_call_msg(c, MSG_PULL_WAIT, NULL, NULL, &wire_pull_result, result, e);
@@ -516,19 +563,14 @@ int client_pull(struct client *c, uint32_t from, uint32_t to, struct be_token to
 		amst_counters(c->amst, &now, &b);
 		tick->fn(tick->ctx, conn_now(c), now.bytes_placed - base.bytes_placed);
 	}
-	rc2 = amst_rx_end(c->amst, &rx);
-	if (rc2 == 0)
-		while (!c->rx_ended) {
-			conn_events(c);
-			if (c->cfg.manual && c->cfg.drive)
-				c->cfg.drive(c->cfg.drive_ctx);
-			else if (!c->rx_ended)
-				c->cfg.ops->wait(c->ctl, 10 * NS_PER_MS);
-		}
+	rx_let_go(c, &rx);
+	if (rc == 0 && (result->status > 0 || result->status < -WIRE_ERRNO_MAX))
+		rc = err_set(e, -EPROTO, "%s sent a result that this dwcp does not understand", c->cfg.target);
 	if (rc == 0 && result->status)
 		rc = err_set(e, result->status, "%s could not send its region: %s", c->cfg.target,
 			     strerror(-result->status));
-	if (rc == 0 && rx.placed < result->chunks)
+	distinct = bitmap_count(rx.map, rx.pass_chunks);
+	if (rc == 0 && (rx.placed < result->chunks || distinct < min_u64(result->chunks, rx.pass_chunks)))
 		rc = err_set(e, -EBADMSG, "%llu of %llu chunks from %s arrived whole: please report this as a bug",
 			     (unsigned long long)rx.placed, (unsigned long long)result->chunks, c->cfg.target);
 	amst_rx_free(&rx);

@@ -37,18 +37,27 @@ static void printable(char *out, size_t cap, const uint8_t *in, size_t n)
 	out[k] = 0;
 }
 
+char *conn_clean(char *text)
+{
+	for (char *p = text; *p; p++)
+		if (iscntrl((unsigned char)*p))
+			*p = '.';
+	return text;
+}
+
 static int refused_text(const struct client *c, const uint8_t *reply, uint32_t len, struct err *e)
 {
 	struct pre_reply r;
 	char first[40];
 
 	if (len == BE_PREAMBLE && wire_get_reply(reply, &r) == 0) {
-		if (r.status == PRE_BAD_VERSION)
+		if (r.version != WIRE_VERSION)
 			return err_set(e, -EPROTO, "%s speaks protocol version %u, this dwcp speaks %u: %s",
 				       c->cfg.target, r.version, WIRE_VERSION,
 				       "install the same dwcp release on both hosts");
-		return err_set(e, r.status == PRE_NO_SESSION ? -ESTALE : -ECONNREFUSED, "%s refused the connection: %s",
-			       c->cfg.target, pre_status_text(r.status));
+		if (r.status != PRE_OK)
+			return err_set(e, r.status == PRE_NO_SESSION ? -ESTALE : -ECONNREFUSED,
+				       "%s refused the connection: %s", c->cfg.target, pre_status_text(r.status));
 	}
 	printable(first, sizeof first, reply, len);
 	return err_set(e, -EPROTO,
@@ -99,6 +108,7 @@ static int ctl_connect(struct client *c, const struct be_addr *to, enum pre_kind
 	wire_put_preamble(pre, &p);
 	c->ctl_err = 0;
 	c->ctl_reply_len = 0;
+	c->ctl_strange = false;
 	c->peer = *to;
 	rc = c->cfg.ops->connect(c->ctl, to, pre, 0, CTL_COOKIE, &c->ctl_stream, e);
 	c->ctl_state = rc < 0 ? CTL_LOST : CTL_CONNECTING;
@@ -125,7 +135,15 @@ static void stream_lost_there(struct client *c, struct rcur *in)
 	if (in->bad || m.stream >= c->cfg.streams || !c->streams)
 		return;
 	if (c->streams[m.stream].incarnation == m.incarnation && c->streams[m.stream].state == CS_UP)
-		amst_stream_close(c->amst, m.stream);
+		c->streams[m.stream].closing = amst_stream_close(c->amst, m.stream) == 0;
+}
+
+static void take_goodbye(struct client *c, struct rcur *in)
+{
+	get_str(in, c->goodbye, sizeof c->goodbye);
+	if (!c->goodbye[0])
+		snprintf(c->goodbye, sizeof c->goodbye, "it did not say why");
+	conn_clean(c->goodbye);
 }
 
 static void ctl_message(struct client *c, const void *data, uint32_t len)
@@ -141,7 +159,7 @@ static void ctl_message(struct client *c, const void *data, uint32_t len)
 	if (h.type == MSG_STREAM_LOST)
 		stream_lost_there(c, &in);
 	else if (h.type == MSG_GOODBYE)
-		get_str(&in, c->goodbye, sizeof c->goodbye);
+		take_goodbye(c, &in);
 	else if (h.type == (MSG_STREAM_DOWN | WIRE_REPLY) && c->fence >= 0 && h.id == c->fence_id)
 		fence_answered(c);
 	else if ((h.type & WIRE_REPLY) && c->call.busy && h.id == c->call.id && len <= WIRE_CTL_MAX) {
@@ -162,16 +180,23 @@ static void resumed(struct client *c)
 	c->fence = -1;
 	c->call.sent = false;
 	c->fence_sent = false;
+	c->none_up_since = conn_now(c);
 	c->resumes++;
+}
+
+static void keep_reply(struct client *c, const struct be_event *ev)
+{
+	c->ctl_reply_len = ev->data ? (uint32_t)min_u64(ev->len, BE_PREAMBLE) : 0;
+	if (c->ctl_reply_len)
+		memcpy(c->ctl_reply, ev->data, c->ctl_reply_len);
 }
 
 static void ctl_down(struct client *c, const struct be_event *ev)
 {
 	c->ctl_stream = 0;
 	c->ctl_err = ev->err;
-	c->ctl_reply_len = ev->data ? (uint32_t)min_u64(ev->len, BE_PREAMBLE) : 0;
-	if (c->ctl_reply_len)
-		memcpy(c->ctl_reply, ev->data, c->ctl_reply_len);
+	if (!c->ctl_strange)
+		keep_reply(c, ev);
 	c->ctl_state = CTL_LOST;
 	if (!c->agreed || c->closing)
 		return;
@@ -187,15 +212,40 @@ static void ctl_down(struct client *c, const struct be_event *ev)
 	}
 }
 
+static bool accepts_us(const struct client *c, const struct be_event *ev)
+{
+	struct pre_reply r;
+
+	return ev->len == BE_PREAMBLE && wire_get_reply(ev->data, &r) == 0 && r.version == WIRE_VERSION &&
+	       r.status == PRE_OK && !memcmp(r.session, c->session, sizeof r.session);
+}
+
+static void ctl_connected(struct client *c, const struct be_event *ev)
+{
+	if (!accepts_us(c, ev)) {
+		keep_reply(c, ev);
+		c->ctl_strange = true;
+		c->cfg.ops->stream_close(c->ctl, c->ctl_stream, false);
+		return;
+	}
+	c->ctl_state = CTL_UP;
+	if (c->agreed && c->lost_at) {
+		c->lost_at = 0;
+		resumed(c);
+	}
+}
+
 static void ctl_event(struct client *c, const struct be_event *ev)
 {
+	/* An address that was given up has nothing to say any more. */
+	if (ev->stream != c->ctl_stream) {
+		if (ev->type == BE_MESSAGE)
+			c->cfg.ops->release(c->ctl, ev->frame);
+		return;
+	}
 	switch (ev->type) {
 	case BE_CONNECTED:
-		c->ctl_state = CTL_UP;
-		if (c->agreed && c->lost_at) {
-			c->lost_at = 0;
-			resumed(c);
-		}
+		ctl_connected(c, ev);
 		break;
 	case BE_MESSAGE:
 		ctl_message(c, ev->data, ev->len);
@@ -246,13 +296,22 @@ static void stream_down(struct client *c, struct cstream *s, const struct amst_e
 		c->up--;
 	else
 		s->fails++;
-	if (!c->up)
+	if (!c->up && !c->none_up_since)
 		c->none_up_since = conn_now(c);
 	s->state = CS_LOST;
+	s->closing = false;
 	c->open_streams--;
 	c->stream_err = ev->err;
 	c->stream_refused = ev->has_reply && ev->reply_len == BE_PREAMBLE;
 	memcpy(c->stream_reply, ev->reply, sizeof c->stream_reply);
+}
+
+bool conn_fenced(const struct client *c)
+{
+	for (uint32_t i = 0; i < c->cfg.streams; i++)
+		if (c->streams[i].state == CS_LOST || c->streams[i].closing)
+			return false;
+	return true;
 }
 
 void conn_amst_event(struct client *c, const struct amst_event *ev)

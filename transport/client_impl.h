@@ -16,6 +16,7 @@ enum cs_state { CS_IDLE, CS_CONNECTING, CS_UP, CS_LOST, CS_WAITING };
 struct cstream {
 	enum cs_state state;
 	uint32_t incarnation;
+	bool closing;   /* the peer lost it: our end is being closed */
 	uint32_t fails; /* in a row */
 	uint64_t retry_at;
 };
@@ -41,6 +42,7 @@ struct client {
 	int ctl_err;
 	uint8_t ctl_reply[BE_PREAMBLE]; /* of a refusal, or a stranger's first bytes */
 	uint32_t ctl_reply_len;
+	bool ctl_strange; /* who accepted is not the server that was asked for */
 	uint64_t lost_at, resume_at;
 	bool closing, established;
 	bool agreed; /* HELLO was answered: the session can be resumed */
@@ -83,6 +85,10 @@ void conn_upkeep(struct client *c);
 void conn_flush(struct client *c);
 int conn_streams(struct client *c, struct err *e);
 bool conn_interrupted(const struct client *c);
+/* No stream went down that the peer might still take old chunks from. */
+bool conn_fenced(const struct client *c);
+/* A peer's text, fit for a terminal; returns it. */
+char *conn_clean(char *text);
 uint64_t conn_now(const struct client *c);
 
 #endif
