@@ -10,7 +10,7 @@
 struct count_slot {
 	uint32_t pid; /* 0: free */
 	uint64_t allocations, frees;
-	uint64_t locks;      /* mutexes, rwlocks, spinlocks, conditions; waiting for a condition starts with its mutex */
+	uint64_t locks; /* mutexes, rwlocks, spinlocks, conditions; waiting for a condition starts with its mutex */
 	uint64_t main_locks; /* those of the process' first thread, which moves no data, apart */
 };
 

@@ -112,15 +112,15 @@ EXPORT void free(void *p)
 
 /* ---- locks ------------------------------------------------------------------------------------- */
 
-#define COUNTED(type, name, arg)                                            \
-	EXPORT int name(type *arg)                                          \
-	{                                                                   \
-		static int (*real)(type *);                                 \
-                                                                            \
+#define COUNTED(type, name, arg)                                              \
+	EXPORT int name(type *arg)                                            \
+	{                                                                     \
+		static int (*real)(type *);                                   \
+                                                                              \
 		add(gettid() == getpid() ? &slot->main_locks : &slot->locks); \
-		if (!real)                                                  \
-			*(void **)&real = dlsym(RTLD_NEXT, #name);          \
-		return real(arg);                                           \
+		if (!real)                                                    \
+			*(void **)&real = dlsym(RTLD_NEXT, #name);            \
+		return real(arg);                                             \
 	}
 
 COUNTED(pthread_mutex_t, pthread_mutex_lock, m)

@@ -8,8 +8,9 @@
 #define COLUMNS 16
 #define CELL 112
 
-static const char rule[] = "--------------------------------------------------------------------------------------------"
-			   "--------------------";
+static const char dashes[] =
+	"--------------------------------------------------------------------------------------------"
+	"--------------------";
 
 json_t *report_new(const char *command, json_t *settings)
 {
@@ -22,8 +23,8 @@ json_t *report_new(const char *command, json_t *settings)
 
 json_t *report_section(json_t *report, const char *name, const char *title, const char *columns)
 {
-	json_t *section = json_pack("{s:s, s:s, s:s, s:[], s:[], s:[]}", "name", name, "title", title, "text", "", "columns",
-				    "rows", "targets");
+	json_t *section = json_pack("{s:s, s:s, s:s, s:[], s:[], s:[]}", "name", name, "title", title, "text", "",
+				    "columns", "rows", "targets");
 	json_t *list = json_object_get(section, "columns");
 
 	for (const char *c = columns; *c;) {
@@ -146,7 +147,7 @@ static void print_table(const json_t *columns, const json_t *rows, FILE *out)
 				continue;
 			print_row(cells, widths, n, out);
 			for (size_t c = 0; i == 0 && c < n; c++)
-				fprintf(out, "|%.*s%s%s", widths[c], rule, c ? "-:" : "--", c + 1 == n ? "|\n" : "");
+				fprintf(out, "|%.*s%s%s", widths[c], dashes, c ? "-:" : "--", c + 1 == n ? "|\n" : "");
 		}
 	}
 }
@@ -204,12 +205,14 @@ void report_print(const json_t *report, FILE *out)
 	const json_t *env = json_object_get(report, "environment"), *section;
 	size_t i;
 
-	fprintf(out, "Measured on %s, %" JSON_INTEGER_FORMAT " CPUs, %s, commit `%s`, %s, %s. GB/s are 10^9 bytes per second;\n",
+	fprintf(out,
+		"Measured on %s, %" JSON_INTEGER_FORMAT
+		" CPUs, %s, commit `%s`, %s, %s. GB/s are 10^9 bytes per second;\n",
 		of(env, "cpu"), json_integer_value(json_object_get(env, "cpus")), of(env, "kernel"), of(env, "commit"),
 		of(env, "compiler"), of(env, "date"));
-	fprintf(out, "a value is the median of n runs, in brackets the 95 %% interval of the median (bootstrap). Runs that\n"
-		     "are compared took turns; a ratio is the median of the ratios of each turn.\n\n");
+	fprintf(out,
+		"a value is the median of n runs, in brackets the 95 %% interval of the median (bootstrap). Runs that\n"
+		"are compared took turns; a ratio is the median of the ratios of each turn.\n\n");
 	report_print_targets(report, out);
-	json_array_foreach(json_object_get(report, "sections"), i, section)
-		report_print_section(section, out);
+	json_array_foreach(json_object_get(report, "sections"), i, section) report_print_section(section, out);
 }

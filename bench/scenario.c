@@ -116,8 +116,8 @@ int scenario_run(struct lab *lab, const char *what, struct contender *c, size_t 
 			struct err why = { 0 };
 			int rc;
 
-			fprintf(stderr, "bench: %s, %s %u of %u: %s\n", what, round ? "round" : "warm-up", round ? round : 1,
-				round ? rounds : 1, c[i].label);
+			fprintf(stderr, "bench: %s, %s %u of %u: %s\n", what, round ? "round" : "warm-up",
+				round ? round : 1, round ? rounds : 1, c[i].label);
 			rc = c[i].run(lab, &c[i], &result, &why);
 			if (rc < 0)
 				return err_set(e, rc, "%s: %s: %s", what, c[i].label, why.why);

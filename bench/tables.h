@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: MIT */
+/* The tables of the transport's benchmark. Each runs its scenarios and adds one section to lab->report. */
+#ifndef DWCP_BENCH_TABLES_H
+#define DWCP_BENCH_TABLES_H
+
+#include "bench/report.h"
+#include "bench/scenario.h"
+
+int table_like_for_like(struct lab *lab, struct err *e); /* hot memory, against iperf3 */
+int table_cold(struct lab *lab, struct err *e);          /* cold memory, against the raw loop */
+int table_checksum(struct lab *lab, struct err *e);      /* what checksums cost */
+int table_streams(struct lab *lab, struct err *e);       /* 1 to 512 streams: rate, set-up, memory */
+int table_sizes(struct lab *lab, struct err *e);         /* 4 KB to 16 MB: rate, latency, copies */
+int table_setup(struct lab *lab, struct err *e);         /* how long a session takes to begin */
+int table_files(struct lab *lab, struct err *e);         /* file to file, against cp and tar | socat */
+int table_cost(struct lab *lab, struct err *e);          /* allocations, locks and system calls per chunk */
+
+/* "--duration=… --omit=…" of one timed run. */
+#define TIMED_MAX 64
+char *timed(const struct lab *lab, char out[TIMED_MAX]);
+
+#endif
