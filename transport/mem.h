@@ -45,6 +45,7 @@ struct mem_faults {
 	uint32_t corrupt_ppm;            /* per operation: one bit of a put or of a message body flips */
 	uint32_t torn_ppm;               /* per put: arrives in two parts, the second a later poll's */
 	uint32_t refuse_ppm;             /* per connect: refused */
+	uint32_t late_ppm;               /* per end of a broken stream: puts under way arrive until it notices */
 	uint32_t lose_ppm;               /* per connect: the request never arrives, the connect times out */
 };
 

@@ -32,10 +32,20 @@ int mem_stream_find(struct mem *m, be_stream h, struct mem_stream **out)
 	return 0;
 }
 
+static void late_pop(struct mem_stream *s)
+{
+	struct mem_late *l = s->late;
+
+	s->late = l->next;
+	free(l);
+}
+
 void mem_set_state(struct mem_stream *s, enum mem_state to)
 {
 	struct mem_fabric *f = s->mem->fabric;
 
+	while (s->late && to != UP && to != CLOSING)
+		late_pop(s);
 	f->connecting += to == CONNECTING;
 	f->connecting -= s->state == CONNECTING;
 	s->state = to;
@@ -67,10 +77,35 @@ struct mem_stream *mem_stream_take(struct mem *m, enum mem_state state, uint32_t
 	return NULL;
 }
 
+/* Takes over what the peer's end has sent and this end not seen, up to the first message. */
+static void late_keep(struct mem_stream *s)
+{
+	const struct mem_stream *from = s->peer;
+	struct mem_late **at = &s->late;
+
+	if (!from || s->late || (s->state != UP && s->state != CLOSING) ||
+	    !chance(s->mem->fabric, s->mem->fabric->faults.late_ppm))
+		return;
+	for (uint64_t i = from->delivered; i != from->tail && op_at(from, i)->is_put; i++) {
+		const struct mem_op *op = op_at(from, i);
+		struct mem_late *l = op->len > MEM_PUT_MAX ? NULL : malloc(sizeof *l + op->len);
+
+		if (!l)
+			return;
+		l->next = NULL;
+		l->op = *op;
+		l->op.placed = 0;
+		memcpy(l->bytes, op->body, op->len);
+		*at = l;
+		at = &l->next;
+	}
+}
+
 void mem_cut(struct mem_stream *s, int err, uint64_t at)
 {
 	if (s->cut)
 		return;
+	late_keep(s);
 	s->cut = true;
 	s->peer = NULL;
 	s->err = err;
@@ -264,6 +299,29 @@ static int deliver(struct mem_stream *to, struct be_event *ev, bool *moved)
 	return 1;
 }
 
+static bool late_due(const struct mem_stream *to)
+{
+	const struct mem_fabric *f = to->mem->fabric;
+
+	return to->late && !f->partitioned && to->late->op.due_ns <= clock_now(&f->clock);
+}
+
+static int deliver_late(struct mem_stream *to, struct be_event *ev, bool *moved)
+{
+	struct mem_op op = to->late->op;
+	uint8_t *dst = put_target(to, &op);
+
+	if (dst)
+		memcpy(dst, to->late->bytes, op.len);
+	late_pop(to);
+	*moved = true;
+	if (!dst || !to->mem->be.ops->caps.sees_puts)
+		return 0;
+	*ev = (struct be_event){ .type = BE_PLACED, .stream = mem_handle(to), .cookie = to->cookie,
+				 .region = op.token.id, .offset = op.offset, .len = (uint32_t)op.len };
+	return 1;
+}
+
 /* --- poll --- */
 
 static int step_connecting(struct mem_stream *s, struct be_event *ev, bool *moved)
@@ -378,6 +436,8 @@ int mem_step(struct mem_stream *s, struct be_event *ev, bool *moved)
 		*moved = true;
 		return 0;
 	}
+	if (late_due(s))
+		return deliver_late(s, ev, moved);
 	if (s->mem->be.ops->caps.one_sided)
 		push_puts(s, moved);
 	s->turn = !s->turn; /* so that neither direction starves the other */
@@ -473,6 +533,7 @@ static uint64_t stream_next(const struct mem_stream *s, uint64_t now)
 		return best;
 	sooner(&best, now, s->state == DYING || s->tell, now);
 	sooner(&best, now, s->cut, s->cut_ns);
+	sooner(&best, now, s->late && !f->partitioned, s->late ? s->late->op.due_ns : 0);
 	sooner(&best, now, s->state == CONNECTING || s->state == CLOSING, s->deadline_ns);
 	sooner(&best, now, s->state == CONNECTING && !s->cut && !s->lost && !s->request && !f->partitioned, s->due_ns);
 	sooner(&best, now, flows && s->done != s->delivered, op_at(s, s->done)->done_ns);

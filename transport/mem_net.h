@@ -41,6 +41,13 @@ struct mem_op {
 	bool is_put, waited, drop, corrupt, torn;
 };
 
+/* A put that was under way when its stream broke, with bytes of its own: the sender's may change by now. */
+struct mem_late {
+	struct mem_late *next;
+	struct mem_op op;
+	uint8_t bytes[];
+};
+
 enum mem_state { FREE, CONNECTING, UP, CLOSING, DYING };
 
 struct mem_stream {
@@ -61,6 +68,7 @@ struct mem_stream {
 	uint64_t done, delivered, tail;
 	uint64_t lost_ok; /* so many undelivered operations are DONE without error all the same */
 	uint64_t last_due_ns;
+	struct mem_late *late; /* incoming, in order */
 	struct mem_op *ops;
 	uint8_t (*heads)[BE_HEAD_MAX];
 
