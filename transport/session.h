@@ -40,6 +40,7 @@ struct session {
 	bool visible; /* under srv->mu: amst may be read by other threads */
 	uint8_t id[16];
 	char peer[64];
+	bool local; /* the peer is on this host */
 	uint64_t opened_at, lost_at, timeout_ns;
 	be_stream ctl, last_ctl;
 	unsigned ctl_open; /* control streams not DOWN yet: they may still use `reply` */
@@ -47,6 +48,7 @@ struct session {
 	struct be_request *resume; /* waits until every stream is down */
 
 	struct amst *amst;
+	int cpus[AMST_WORKERS_MAX]; /* of its workers, which read it when they start */
 	unsigned n_streams;
 	struct sstream *streams;
 	unsigned live;    /* streams not SS_NONE */

@@ -41,7 +41,6 @@ static void session_notify(void *ctx)
 static int open_plane(struct session *s, const struct msg_hello *h, struct err *e)
 {
 	struct server *srv = s->srv;
-	int cpus[AMST_WORKERS_MAX];
 	struct amst_config a = {
 		.ops = srv->cfg.ops,
 		.be_opts = srv->cfg.be_opts,
@@ -49,7 +48,7 @@ static int open_plane(struct session *s, const struct msg_hello *h, struct err *
 		.workers = (unsigned)min_u64(min_u64(h->workers, srv->cfg.workers), h->streams),
 		.chunk = h->chunk,
 		.domain = s->slot + 1,
-		.cpus = srv->cfg.cpus ? cpus : NULL,
+		.cpus = srv->cfg.cpus ? s->cpus : NULL,
 		.manual = srv->cfg.manual,
 		.clock = srv->cfg.clock,
 		.seed = srv->cfg.seed + s->generation,
@@ -60,8 +59,9 @@ static int open_plane(struct session *s, const struct msg_hello *h, struct err *
 
 	if (!a.workers)
 		a.workers = 1;
+	/* On one host the two ends of a stream belong on one CPU; sessions from elsewhere take turns. */
 	for (unsigned i = 0; srv->cfg.cpus && i < AMST_WORKERS_MAX; i++)
-		cpus[i] = srv->cfg.cpus[i % srv->cfg.n_cpus];
+		s->cpus[i] = srv->cfg.cpus[((s->local ? 0 : s->slot * a.workers) + i) % srv->cfg.n_cpus];
 	s->streams = calloc(h->streams, sizeof *s->streams);
 	if (!s->streams)
 		return err_set(e, -ENOMEM, "no memory for %u streams", h->streams);
