@@ -5,7 +5,8 @@
 #include <errno.h>
 #include <string.h>
 
-#define STEP_NS (200 * NS_PER_US)
+#define STEP_NS (200 * NS_PER_US) /* the clock moves at most so far at once… */
+#define STEP_LEAST (5 * NS_PER_US) /* …and at least so far, or a run of tiny steps takes for ever */
 
 static void drive(void *ctx)
 {
@@ -15,7 +16,7 @@ static void drive(void *ctx)
 	if (s->trouble)
 		s->trouble(s);
 	server_turn(s->server, 0);
-	s->now = next > s->now && next - s->now < STEP_NS ? next : s->now + STEP_NS;
+	s->now = max_u64(min_u64(next, s->now + STEP_NS), s->now + STEP_LEAST);
 }
 
 uint64_t sim_rand(struct sim *s, uint64_t n)

@@ -216,6 +216,22 @@ uint64_t client_resumes(const struct client *c)
 
 /* ---- requests ---------------------------------------------------------------------------------- */
 
+/* Making or hashing gigabytes and writing files out takes its time over there. */
+static uint64_t answer_time(const struct client *c, uint16_t type)
+{
+	switch (type) {
+	case MSG_REGION:
+	case MSG_DIGEST:
+	case MSG_PULL_WAIT:
+	case MSG_FILES_OPEN:
+	case MSG_FILE_HASH:
+	case MSG_FILES_CLOSE:
+		return 10 * c->cfg.timeout_ns;
+	default:
+		return c->cfg.timeout_ns;
+	}
+}
+
 static int parse_reply(struct client *c, uint16_t type, struct rcur *reply, struct err *e)
 {
 	char text[WIRE_TEXT];
@@ -255,8 +271,7 @@ int client_call(struct client *c, uint16_t type, const void *fields, uint32_t le
 			return rc;
 		if (c->lost_at)
 			started = conn_now(c); /* the resume has its own limit */
-		/* Making or hashing a large region there takes its time: the connection is alive, and so is the peer. */
-		if (!c->call.answered && conn_now(c) - started > 10 * c->cfg.timeout_ns)
+		if (!c->call.answered && conn_now(c) - started > answer_time(c, type))
 			return err_set(e, -ETIMEDOUT,
 				       "%s is connected, but does not answer a request: look at its load and log",
 				       c->cfg.target);
@@ -411,7 +426,7 @@ static int run_tx(struct client *c, struct amst_tx *tx, const struct client_tick
 	}
 	if (tick && tick->fn)
 		tick->fn(tick->ctx, conn_now(c), __atomic_load_n(&tx->acked_bytes, __ATOMIC_RELAXED));
-	return rc < 0 ? rc : tx->status;
+	return rc < 0 ? rc : 0;
 }
 
 /* Workers must let go of the transfer before its memory may be freed, also when the session is lost. */
@@ -450,13 +465,37 @@ static int end_tx(struct client *c, struct amst_tx *tx, struct msg_xfer_result *
 	return 0;
 }
 
+static int begin_tx(struct client *c, const struct amst_tx *tx, enum xfer_kind kind, struct err *e)
+{
+	struct msg_xfer_begin begin = {
+		.kind = (uint8_t)kind,
+		.sum = (uint8_t)tx->sum,
+		.chunks = tx->pass_chunks,
+		.chunk = tx->chunk,
+	};
+	uint8_t fields[64];
+	struct wcur w = wcur_init(fields, sizeof fields);
+	struct rcur in;
+
+	put_u32(&w, tx->id);
+	wire_put(&w, &wire_xfer_begin, &begin);
+	return client_call(c, MSG_XFER_BEGIN, fields, (uint32_t)(w.p - fields), &in, e);
+}
+
+static int status_text(const struct client *c, int status, struct err *e)
+{
+	if (status == -EBADMSG)
+		return err_set(e, status,
+			       "chunks keep arriving damaged at %s: check memory and network hardware of both hosts",
+			       c->cfg.target);
+	return err_set(e, status, "the transfer to %s stopped: %s", c->cfg.target, strerror(-status));
+}
+
 int client_transfer(struct client *c, struct amst_tx *tx, enum xfer_kind kind, const struct client_tick *tick,
 		    struct msg_xfer_result *result, struct err *e)
 {
-	struct msg_xfer_begin begin = { .kind = (uint8_t)kind, .sum = (uint8_t)tx->sum, .chunk = tx->chunk };
 	struct msg_xfer_result r = { 0 };
-	struct err why = { 0 };
-	int rc, rc_end;
+	int rc;
 
 	rc = wait_fenced(c, e);
 	if (rc < 0)
@@ -465,27 +504,15 @@ int client_transfer(struct client *c, struct amst_tx *tx, enum xfer_kind kind, c
 	rc = amst_tx_prepare(tx, c->cfg.streams, e);
 	if (rc < 0)
 		return rc;
-	begin.chunks = tx->pass_chunks;
-	{
-		uint8_t fields[64];
-		struct wcur w = wcur_init(fields, sizeof fields);
-		struct rcur in;
-
-		put_u32(&w, tx->id);
-		wire_put(&w, &wire_xfer_begin, &begin);
-		rc = client_call(c, MSG_XFER_BEGIN, fields, (uint32_t)(w.p - fields), &in, e);
-	}
+	rc = begin_tx(c, tx, kind, e);
 	if (rc == 0) {
-		rc = run_tx(c, tx, tick, &why);
-		rc_end = end_tx(c, tx, &r, rc < 0 ? NULL : e);
-		if (rc < 0 && rc == tx->status)
-			err_set(e, rc, "%s", strerror(-rc)); /* the caller knows what object status_object is */
-		else if (rc < 0 && e)
-			*e = why;
-		else
-			rc = rc_end;
+		rc = run_tx(c, tx, tick, e);
+		if (rc == 0)
+			rc = end_tx(c, tx, &r, e);
 		let_go(c, tx);
 	}
+	if (rc == 0 && tx->status)
+		rc = status_text(c, tx->status, e);
 	amst_tx_free(tx);
 	if (result)
 		*result = r;

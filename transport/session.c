@@ -73,8 +73,10 @@ struct session *session_start(struct server *srv, const uint8_t id[16], struct b
 	}
 	s->last_ctl = s->ctl;
 	s->ctl_open = 1;
-	if (srv->cfg.ops->info(srv->ctl, s->ctl, &info) == 0)
+	if (srv->cfg.ops->info(srv->ctl, s->ctl, &info) == 0) {
 		addr_format(s->peer, sizeof s->peer, &info.peer);
+		s->local = addr_is_loopback(&info.peer);
+	}
 	metric_add(&srv->counters.sessions_started, 1);
 	metric_add(&srv->counters.sessions_now, 1);
 	log_info("%s: session %u starts", s->peer, s->slot);
