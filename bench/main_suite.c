@@ -203,19 +203,18 @@ static int write_markdown(const json_t *report, const char *path, struct err *e)
 
 static int run_tables(struct lab *lab, const struct suite_opts *o, struct err *e)
 {
+	const json_t *sections = json_object_get(lab->report, "sections");
+	size_t printed = 0;
 	int rc = 0;
 
 	for (size_t i = 0; rc >= 0 && i < ARRAY_LEN(tables); i++) {
-		json_t *sections = json_object_get(lab->report, "sections");
-
 		if (!wanted(o->only, tables[i].name))
 			continue;
 		wait_quiet(o->quiet_ns);
 		rc = tables[i].run(lab, e);
-		if (rc >= 0 && json_array_size(sections)) {
-			report_print_section(json_array_get(sections, json_array_size(sections) - 1), stdout);
-			fflush(stdout);
-		}
+		for (; printed < json_array_size(sections); printed++)
+			report_print_section(json_array_get(sections, printed), stdout);
+		fflush(stdout);
 	}
 	return rc;
 }
@@ -232,6 +231,12 @@ static int finish(struct lab *lab, const struct suite_opts *o, struct err *e)
 	if (rc >= 0 && o->markdown[0])
 		rc = write_markdown(lab->report, o->markdown, e);
 	return rc;
+}
+
+static void interrupted(int sig)
+{
+	proc_kill_all();
+	_exit(128 + sig);
 }
 
 static json_t *settings(const struct lab *lab, const struct suite_opts *o)
@@ -276,6 +281,8 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGINT, interrupted);
+	signal(SIGTERM, interrupted);
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
 		files.rlim_cur = files.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &files);

@@ -59,55 +59,58 @@ static __attribute__((constructor)) void begin(void)
 		return;
 	slots = at;
 	claim();
+	slot->allocations += before.allocations; /* of libraries that began before this one */
+	slot->frees += before.frees;
+	slot->main_locks += before.main_locks;
 	pthread_atfork(NULL, NULL, claim);
 }
 
 /* ---- heap -------------------------------------------------------------------------------------- */
 
-EXPORT void *malloc(size_t n)
+EXPORT void *malloc(size_t size)
 {
 	add(&slot->allocations);
-	return __libc_malloc(n);
+	return __libc_malloc(size);
 }
 
-EXPORT void *calloc(size_t n, size_t size)
+EXPORT void *calloc(size_t nmemb, size_t size)
 {
 	add(&slot->allocations);
-	return __libc_calloc(n, size);
+	return __libc_calloc(nmemb, size);
 }
 
-EXPORT void *realloc(void *p, size_t n)
+EXPORT void *realloc(void *ptr, size_t size)
 {
 	add(&slot->allocations);
-	return __libc_realloc(p, n);
+	return __libc_realloc(ptr, size);
 }
 
-EXPORT void *memalign(size_t align, size_t n)
+EXPORT void *memalign(size_t alignment, size_t size)
 {
 	add(&slot->allocations);
-	return __libc_memalign(align, n);
+	return __libc_memalign(alignment, size);
 }
 
-EXPORT void *aligned_alloc(size_t align, size_t n)
+EXPORT void *aligned_alloc(size_t alignment, size_t size)
 {
-	return memalign(align, n);
+	return memalign(alignment, size);
 }
 
-EXPORT int posix_memalign(void **out, size_t align, size_t n)
+EXPORT int posix_memalign(void **memptr, size_t alignment, size_t size)
 {
-	void *p = memalign(align, n);
+	void *p = memalign(alignment, size);
 
 	if (!p)
 		return ENOMEM;
-	*out = p;
+	*memptr = p;
 	return 0;
 }
 
-EXPORT void free(void *p)
+EXPORT void free(void *ptr)
 {
-	if (p)
+	if (ptr)
 		add(&slot->frees);
-	__libc_free(p);
+	__libc_free(ptr);
 }
 
 /* ---- locks ------------------------------------------------------------------------------------- */
@@ -123,10 +126,10 @@ EXPORT void free(void *p)
 		return real(arg);                                             \
 	}
 
-COUNTED(pthread_mutex_t, pthread_mutex_lock, m)
-COUNTED(pthread_mutex_t, pthread_mutex_trylock, m)
-COUNTED(pthread_rwlock_t, pthread_rwlock_rdlock, l)
-COUNTED(pthread_rwlock_t, pthread_rwlock_wrlock, l)
-COUNTED(pthread_spinlock_t, pthread_spin_lock, l)
-COUNTED(pthread_cond_t, pthread_cond_signal, c)
-COUNTED(pthread_cond_t, pthread_cond_broadcast, c)
+COUNTED(pthread_mutex_t, pthread_mutex_lock, mutex)
+COUNTED(pthread_mutex_t, pthread_mutex_trylock, mutex)
+COUNTED(pthread_rwlock_t, pthread_rwlock_rdlock, rwlock)
+COUNTED(pthread_rwlock_t, pthread_rwlock_wrlock, rwlock)
+COUNTED(pthread_spinlock_t, pthread_spin_lock, lock)
+COUNTED(pthread_cond_t, pthread_cond_signal, cond)
+COUNTED(pthread_cond_t, pthread_cond_broadcast, cond)

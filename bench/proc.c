@@ -21,6 +21,26 @@
 #define READY_STEP_MS 2
 #define STOP_WAIT_S 5
 #define KEEP_MAX (64u << 20)
+#define LIVE_MAX 16
+
+static volatile pid_t live[LIVE_MAX]; /* leaders of groups; 0: none. Read by a signal's handler. */
+
+static void live_swap(pid_t from, pid_t to)
+{
+	for (unsigned i = 0; i < LIVE_MAX; i++) {
+		if (live[i] == from) {
+			live[i] = to;
+			return;
+		}
+	}
+}
+
+void proc_kill_all(void)
+{
+	for (unsigned i = 0; i < LIVE_MAX; i++)
+		if (live[i] > 0)
+			kill(-live[i], SIGKILL);
+}
 
 /* ---- commands ---------------------------------------------------------------------------------- */
 
@@ -101,8 +121,11 @@ int proc_start(struct proc *p, const struct command_line *c, const char *dir, co
 	p->pid = p->out < 0 || p->err < 0 ? -1 : fork();
 	if (p->pid == 0)
 		child(p, c, dir, env, parent);
-	if (p->pid > 0)
+	if (p->pid > 0) {
+		live_swap(0, p->pid);
+		setpgid(p->pid, p->pid); /* also done by the child: whoever comes first */
 		return 0;
+	}
 	rc = err_set(e, -errno, "cannot start %s: %s", p->name, strerror(errno));
 	forget(p);
 	return rc;
@@ -213,6 +236,7 @@ static int reap(const struct proc *p)
 
 	while (waitpid(p->pid, &status, 0) < 0 && errno == EINTR)
 		;
+	live_swap(p->pid, 0);
 	return status;
 }
 

@@ -48,6 +48,9 @@ int proc_wait(struct proc *p, unsigned timeout_s, struct proc_end *end, struct e
 /* Asks it to end (SIGTERM), then makes it; any state. */
 void proc_stop(struct proc *p);
 
+/* Kills all that were started, their children too. May be called by a signal's handler that then ends this process. */
+void proc_kill_all(void);
+
 /* Start and wait. */
 int proc_run(const struct command_line *c, const char *dir, const char *const *env, unsigned timeout_s,
 	     struct proc_end *end, struct err *e);

@@ -62,15 +62,23 @@ void report_target(json_t *section, const char *what, struct stats_interval valu
 					"value", json_interval(value), "met", met));
 }
 
+static json_t *targets_of(const json_t *report, size_t section)
+{
+	return json_object_get(json_array_get(json_object_get(report, "sections"), section), "targets");
+}
+
+static size_t sections_of(const json_t *report)
+{
+	return json_array_size(json_object_get(report, "sections"));
+}
+
 unsigned report_missed(const json_t *report)
 {
 	unsigned missed = 0;
-	size_t i, j;
-	json_t *section, *target;
 
-	json_array_foreach(json_object_get(report, "sections"), i, section)
-		json_array_foreach(json_object_get(section, "targets"), j, target)
-			missed += !json_is_true(json_object_get(target, "met"));
+	for (size_t i = 0; i < sections_of(report); i++)
+		for (size_t j = 0; j < json_array_size(targets_of(report, i)); j++)
+			missed += !json_is_true(json_object_get(json_array_get(targets_of(report, i), j), "met"));
 	return missed;
 }
 
@@ -180,12 +188,10 @@ void report_print_targets(const json_t *report, FILE *out)
 {
 	json_t *columns = json_pack("[s, s, s, s, s]", "what", "target", "measured, median [95 %]", "n", "");
 	json_t *rows = json_array();
-	const json_t *section, *target;
-	size_t i, j;
 
-	json_array_foreach(json_object_get(report, "sections"), i, section)
-		json_array_foreach(json_object_get(section, "targets"), j, target)
-			json_array_append_new(rows, target_row(target));
+	for (size_t i = 0; i < sections_of(report); i++)
+		for (size_t j = 0; j < json_array_size(targets_of(report, i)); j++)
+			json_array_append_new(rows, target_row(json_array_get(targets_of(report, i), j)));
 	fprintf(out, "### Targets\n\n");
 	print_table(columns, rows, out);
 	fprintf(out, "\n");
@@ -202,8 +208,7 @@ static const char *of(const json_t *obj, const char *key)
 
 void report_print(const json_t *report, FILE *out)
 {
-	const json_t *env = json_object_get(report, "environment"), *section;
-	size_t i;
+	const json_t *env = json_object_get(report, "environment");
 
 	fprintf(out,
 		"Measured on %s, %" JSON_INTEGER_FORMAT
@@ -213,6 +218,10 @@ void report_print(const json_t *report, FILE *out)
 	fprintf(out,
 		"a value is the median of n runs, in brackets the 95 %% interval of the median (bootstrap). Runs that\n"
 		"are compared took turns; a ratio is the median of the ratios of each turn.\n\n");
+	if (json_number_value(json_object_get(report, "cpu_busy_before_most")) > .1)
+		fprintf(out, "**The machine was not idle: other programs kept its CPUs up to %.0f %% busy.**\n\n",
+			100 * json_number_value(json_object_get(report, "cpu_busy_before_most")));
 	report_print_targets(report, out);
-	json_array_foreach(json_object_get(report, "sections"), i, section) report_print_section(section, out);
+	for (size_t i = 0; i < sections_of(report); i++)
+		report_print_section(json_array_get(json_object_get(report, "sections"), i), out);
 }

@@ -28,22 +28,65 @@ static json_t *quantiles(const struct contender *c)
 	return json_pack("[o, o, o, o]", p50, p95, p99, p999);
 }
 
-static void size_row(json_t *s, const struct contender *c, uint64_t bytes, const char *how)
+/* Each run's time per transfer, from its totals. */
+static json_t *per_transfer(const struct contender *c)
 {
-	double copied = scenario_value(c, "copies.copied_bytes").median,
-	       zero = scenario_value(c, "copies.zero_copy_bytes").median;
-	char size[32];
-	json_t *row = json_pack("[s, s, o]", format_size(size, sizeof(size), bytes), how,
-				json_interval(scenario_value(c, "gbytes_per_s"))),
-	       *q = quantiles(c);
+	double seconds[ROUNDS_MAX], n_transfers[ROUNDS_MAX];
+	size_t n = scenario_series(c, "seconds", seconds);
+
+	scenario_series(c, "iterations", n_transfers);
+	for (size_t i = 0; i < n; i++)
+		seconds[i] *= 1e6 / n_transfers[i];
+	return json_interval(stats_bootstrap(seconds, n, 1));
+}
+
+static void busy_row(json_t *s, const struct contender *c, const char *size)
+{
+	json_t *row = json_pack("[s, o]", size, json_interval(scenario_value(c, "gbytes_per_s"))), *q = quantiles(c);
 
 	json_array_extend(row, q);
 	json_decref(q);
-	json_array_append_new(row, json_number(zero / 1e9));
-	json_array_append_new(row, json_number(copied / 1e9));
-	json_array_append_new(row, json_number(scenario_value(c, "copies.received_copied_bytes").median /
-					       scenario_value(c, "bytes").median));
+	json_array_append_new(row, json_number(scenario_value(c, "copies.zero_copy_bytes").median / 1e9));
+	json_array_append_new(row, json_number(scenario_value(c, "copies.copied_bytes").median / 1e9));
+	json_array_append_new(row, json_number(scenario_value(c, "copies.received_copied_bytes").median / 1e9));
 	report_row(s, row);
+}
+
+static void alone_row(json_t *s, const struct contender *c, const char *size)
+{
+	json_t *row = json_pack("[s]", size), *q = quantiles(c);
+
+	json_array_extend(row, q);
+	json_decref(q);
+	json_array_append_new(row, per_transfer(c));
+	json_array_append_new(row, json_interval(scenario_value(c, "gbytes_per_s")));
+	report_row(s, row);
+}
+
+static void report_sizes(struct lab *lab, const struct contender *busy, const struct contender *alone, size_t n)
+{
+	char text[TIMED_MAX], size[32];
+	json_t *s = report_section(
+		lab->report, "sizes_busy", "4 KB to 16 MB, every stream busy",
+		"chunk|GB/s|p50 us|p95 us|p99 us|p99.9 us|sent zero-copy GB|sent copied GB|received copied GB");
+
+	report_text(
+		s,
+		"`dwcp benchmark amst --chunk-size=SIZE --region=256MB %s`, 8 streams, checksum on. A chunk's time runs from "
+		"its posting to the receiver's confirmation, so that most of it is waiting in the socket. Loopback always "
+		"copies once on each side, between memory and socket.",
+		timed(lab, text));
+	for (size_t i = 0; i < n; i++)
+		busy_row(s, &busy[i], format_size(size, sizeof(size), sizes[i].bytes));
+	s = report_section(lab->report, "sizes_alone", "4 KB to 16 MB, one in flight",
+			   "transfer|p50 us|p95 us|p99 us|p99.9 us|whole transfer us|GB/s");
+	report_text(
+		s,
+		"`dwcp benchmark amst --data-size=SIZE --chunk-size=SIZE --region=256MB --streams=1 --iterations=N`: "
+		"nothing else is under way. The quantiles are of the chunk, to the receiver's confirmation; a whole "
+		"transfer has its beginning and its commit besides.");
+	for (size_t i = 0; i < n; i++)
+		alone_row(s, &alone[i], format_size(size, sizeof(size), sizes[i].bytes));
 }
 
 int table_sizes(struct lab *lab, struct err *e)
@@ -51,41 +94,26 @@ int table_sizes(struct lab *lab, struct err *e)
 	struct contender c[2 * ARRAY_LEN(sizes)] = { 0 };
 	const size_t n = ARRAY_LEN(sizes);
 	char text[TIMED_MAX], size[32];
-	json_t *s;
 	int rc;
 
 	for (size_t i = 0; i < n; i++) {
+		struct contender *busy = &c[i], *alone = &c[n + i];
 		unsigned long long bytes = sizes[i].bytes;
 
 		format_size(size, sizeof(size), bytes);
-		c[i].run = c[n + i].run = run_dwcp;
-		snprintf(c[i].label, sizeof(c[i].label), "%s, busy", size);
-		snprintf(c[i].args, sizeof(c[i].args), "--chunk-size=%llu --region=256MB %s", bytes, timed(lab, text));
-		snprintf(c[n + i].label, sizeof(c[i].label), "%s, alone", size);
-		c[n + i].streams = 1;
-		snprintf(c[n + i].args, sizeof(c[i].args),
+		busy->run = alone->run = run_dwcp;
+		alone->streams = 1;
+		snprintf(busy->label, sizeof(busy->label), "%s, busy", size);
+		snprintf(busy->args, sizeof(busy->args), "--chunk-size=%llu --region=256MB %s", bytes,
+			 timed(lab, text));
+		snprintf(alone->label, sizeof(alone->label), "%s, one in flight", size);
+		snprintf(alone->args, sizeof(alone->args),
 			 "--chunk-size=%llu --data-size=%llu --region=256MB --iterations=%.0f", bytes, bytes,
 			 ceil(sizes[i].alone * fmin(lab->seconds / 2, 1)));
 	}
 	rc = scenario_run(lab, "sizes", c, ARRAY_LEN(c), lab->rounds, e);
-	if (rc < 0)
-		goto out;
-	s = report_section(
-		lab->report, "sizes", "4 KB to 16 MB",
-		"size|load|GB/s|p50 us|p95 us|p99 us|p99.9 us|sent zero-copy GB|sent copied GB|received copies per byte");
-	report_text(
-		s,
-		"Busy: chunks of that size on every stream at once, `--chunk-size=SIZE --region=256MB %s`; a chunk's time "
-		"begins when it is posted, so most of it is waiting in the socket. Alone: one chunk in flight, each a "
-		"transfer of its own with its commit, `--chunk-size=SIZE --data-size=SIZE --region=256MB --streams=1 "
-		"--iterations=…`. Time ends when the receiver's confirmation has arrived; checksum on. Loopback always "
-		"copies once on each side, between memory and socket.",
-		text);
-	for (size_t i = 0; i < n; i++)
-		size_row(s, &c[i], sizes[i].bytes, "busy");
-	for (size_t i = 0; i < n; i++)
-		size_row(s, &c[n + i], sizes[i].bytes, "alone");
-out:
+	if (rc >= 0)
+		report_sizes(lab, c, c + n, n);
 	scenario_free(c, ARRAY_LEN(c));
 	return rc;
 }
@@ -109,7 +137,8 @@ int table_setup(struct lab *lab, struct err *e)
 	for (size_t i = 0; i < ARRAY_LEN(c); i++) {
 		c[i].run = run_dwcp;
 		c[i].streams = rows[i].streams;
-		snprintf(c[i].label, sizeof(c[i].label), "%u streams", rows[i].streams);
+		snprintf(c[i].label, sizeof(c[i].label), "%u stream%s", rows[i].streams,
+			 rows[i].streams == 1 ? "" : "s");
 		snprintf(c[i].args, sizeof(c[i].args), "--data-size=1MB --iterations=1");
 	}
 	rc = scenario_run(lab, "set-up", c, ARRAY_LEN(c), (unsigned)max_u64(lab->rounds, SETUP_ROUNDS), e);
@@ -123,11 +152,11 @@ int table_setup(struct lab *lab, struct err *e)
 	for (size_t i = 0; i < ARRAY_LEN(c); i++) {
 		struct stats_interval median = scenario_value(&c[i], SETUP);
 		size_t n = scenario_series(&c[i], SETUP, v);
-		char what[64];
+		char what[96];
 
 		report_row(s, json_pack("[i, o, o, o]", (int)c[i].streams, json_interval(median),
 					json_number(stats_quantile(v, n, .95)), json_number(stats_quantile(v, n, 1))));
-		snprintf(what, sizeof(what), "session set-up, %u stream%s", c[i].streams, c[i].streams == 1 ? "" : "s");
+		snprintf(what, sizeof(what), "session set-up, %.60s", c[i].label);
 		if (rows[i].most_ms > 0)
 			report_target(s, what, median, "ms", AT_MOST, rows[i].most_ms);
 	}
