@@ -237,8 +237,9 @@ static int deliver_message(struct mem_stream *to, struct mem_op *op, struct be_e
 		flip_bit(m->fabric, p + op->head_len, op->len);
 	metric_add(&m->be.counters.frames_received, 1);
 	op_delivered(from, op);
-	*ev = (struct be_event){ .type = BE_MESSAGE, .stream = mem_handle(to), .cookie = to->cookie, .data = p,
-				 .len = len, .frame = frame };
+	*ev = (struct be_event){
+		.type = BE_MESSAGE, .stream = mem_handle(to), .cookie = to->cookie, .data = p, .len = len, .frame = frame
+	};
 	return 1;
 }
 
@@ -294,8 +295,12 @@ static int deliver(struct mem_stream *to, struct be_event *ev, bool *moved)
 	*moved = true;
 	if (!to->mem->be.ops->caps.sees_puts)
 		return 0;
-	*ev = (struct be_event){ .type = BE_PLACED, .stream = mem_handle(to), .cookie = to->cookie,
-				 .region = op->token.id, .offset = op->offset, .len = (uint32_t)op->len };
+	*ev = (struct be_event){ .type = BE_PLACED,
+				 .stream = mem_handle(to),
+				 .cookie = to->cookie,
+				 .region = op->token.id,
+				 .offset = op->offset,
+				 .len = (uint32_t)op->len };
 	return 1;
 }
 
@@ -317,8 +322,12 @@ static int deliver_late(struct mem_stream *to, struct be_event *ev, bool *moved)
 	*moved = true;
 	if (!dst || !to->mem->be.ops->caps.sees_puts)
 		return 0;
-	*ev = (struct be_event){ .type = BE_PLACED, .stream = mem_handle(to), .cookie = to->cookie,
-				 .region = op.token.id, .offset = op.offset, .len = (uint32_t)op.len };
+	*ev = (struct be_event){ .type = BE_PLACED,
+				 .stream = mem_handle(to),
+				 .cookie = to->cookie,
+				 .region = op.token.id,
+				 .offset = op.offset,
+				 .len = (uint32_t)op.len };
 	return 1;
 }
 
@@ -332,8 +341,11 @@ static int step_connecting(struct mem_stream *s, struct be_event *ev, bool *move
 	if (s->accepted && now >= s->due_ns && !f->partitioned) {
 		mem_set_state(s, UP);
 		metric_add(&s->mem->be.counters.streams_opened, 1);
-		*ev = (struct be_event){ .type = BE_CONNECTED, .stream = mem_handle(s), .cookie = s->cookie,
-					 .data = s->reply[s->gen & 1], .len = BE_PREAMBLE };
+		*ev = (struct be_event){ .type = BE_CONNECTED,
+					 .stream = mem_handle(s),
+					 .cookie = s->cookie,
+					 .data = s->reply[s->gen & 1],
+					 .len = BE_PREAMBLE };
 		return 1;
 	}
 	if (s->cut && now >= s->cut_ns) {
