@@ -10,9 +10,10 @@
 static const struct cmd_usage usage = {
 	.name = "benchmark amst",
 	.operands = "",
-	.about = "Moves memory to memory over many streams and measures throughput, latency of chunks, copies, CPU time and "
-		 "memory; the receiver's digest proves what arrived. Without --peer it starts its own receiver process on "
-		 "loopback. GB/s are 10^9 bytes per second, sizes are 1024-based.",
+	.about =
+		"Moves memory to memory over many streams and measures throughput, latency of chunks, copies, CPU time and "
+		"memory; the receiver's digest proves what arrived. Without --peer it starts its own receiver process on "
+		"loopback. GB/s are 10^9 bytes per second, sizes are 1024-based.",
 	.examples = "  dwcp benchmark amst\n"
 		    "  dwcp benchmark amst --mode=datacenter --data-size=1GB --streams=512 --iterations=100\n"
 		    "  dwcp benchmark amst --duration=10s --omit=1s --region=4MB --checksum=none --streams=2\n"
@@ -106,7 +107,8 @@ static int plan(struct transfer *t, const struct transfer_opts *o, const struct 
 static int check_options(const struct bench_amst_opts *o, struct err *e)
 {
 	if (o->interval_ns && o->interval_ns < 100 * NS_PER_MS)
-		return err_set(e, -EINVAL, "--interval: less than 100 ms cannot be told apart; choose more, or 0 for none");
+		return err_set(e, -EINVAL,
+			       "--interval: less than 100 ms cannot be told apart; choose more, or 0 for none");
 	if (o->check && !(o->target > 0))
 		return err_set(e, -EINVAL, "--check compares with --target-gbytes-per-s, which is missing");
 	if (!o->check && o->target > 0)
@@ -171,9 +173,9 @@ static int run(struct bench_amst *b, struct transfer *t, const char *json)
 
 int cmd_benchmark_amst(int argc, char **argv)
 {
-	struct bench_amst_opts opts;
-	struct transfer_opts transfer_opts;
-	struct cmd_output output;
+	struct bench_amst_opts opts = { 0 };
+	struct transfer_opts transfer_opts = { 0 };
+	struct cmd_output output = { 0 };
 	const struct opt_group groups[] = {
 		{ .name = "benchmark", .help = "Benchmark", .rows = rows, .n = ARRAY_LEN(rows), .base = &opts },
 		transfer_group(&transfer_opts),

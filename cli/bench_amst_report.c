@@ -45,8 +45,8 @@ void bench_amst_print_head(const struct bench_amst *b)
 	printf("%s %s by %s, %u stream%s, %u worker%s%s, chunks of %s, checksum %s, %s, mode %s\n",
 	       b->opts->reverse ? "from" : "to", r->own_peer ? "own receiver process" : t->target, t->ops->name,
 	       t->streams, t->streams == 1 ? "" : "s", t->workers, t->workers == 1 ? "" : "s",
-	       t->cpus.n ? " pinned" : "", format_size(chunk, sizeof(chunk), t->opts->chunk),
-	       sum_names[t->opts->sum], amst_sched_names[t->opts->sched], transfer_modes[t->opts->mode]);
+	       t->cpus.n ? " pinned" : "", format_size(chunk, sizeof(chunk), t->opts->chunk), sum_names[t->opts->sum],
+	       amst_sched_names[t->opts->sched], transfer_modes[t->opts->mode]);
 	printf("%s a transfer, regions of %s (pages: %s here, %s there), session set-up %.2f ms\n",
 	       format_size(data, sizeof(data), r->data_bytes), format_size(region, sizeof(region), r->region_bytes),
 	       huge_kind_name(r->pages), huge_kind_name(r->peer_pages), (double)r->setup_ns / 1e6);
@@ -102,8 +102,8 @@ void bench_amst_print(const struct bench_amst *b)
 	print_costs(b);
 	format_size(digest, sizeof(digest), r->verified_bytes);
 	if (r->verified)
-		printf("  %-16s yes: XXH3-128 of %s is the same on both sides; %llu chunks by checksum %s\n", "verified",
-		       digest, (unsigned long long)r->chunks, sum);
+		printf("  %-16s yes: XXH3-128 of %s is the same on both sides; %llu chunks by checksum %s\n",
+		       "verified", digest, (unsigned long long)r->chunks, sum);
 	else
 		printf("  %-16s no%s\n", "verified", r->interrupted ? ": interrupted" : "");
 	fflush(stdout);
@@ -116,14 +116,15 @@ static json_t *settings_json(const struct bench_amst *b)
 	const struct transfer *t = b->transfer;
 	const struct bench_result *r = &b->result;
 
-	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:s, s:b, s:s, s:b, s:I, s:I, s:I, s:s, s:s, s:f}", "backend",
-			 t->ops->name, "mode", transfer_modes[t->opts->mode], "streams", (json_int_t)t->streams,
-			 "workers", (json_int_t)t->workers, "chunk_bytes", (json_int_t)t->opts->chunk, "checksum",
-			 sum_names[t->opts->sum], "scheduling", amst_sched_names[t->opts->sched], "congestion",
-			 congestion(b), "pinned", t->cpus.n > 0, "peer", t->target, "own_receiver", r->own_peer,
-			 "data_bytes", (json_int_t)r->data_bytes, "region_bytes", (json_int_t)r->region_bytes,
-			 "iterations", (json_int_t)r->transfers, "pages", huge_kind_name(r->pages), "peer_pages",
-			 huge_kind_name(r->peer_pages), "session_setup_ms", (double)r->setup_ns / 1e6);
+	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:s, s:b, s:s, s:b, s:I, s:I, s:I, s:s, s:s, s:f}",
+			 "backend", t->ops->name, "mode", transfer_modes[t->opts->mode], "streams",
+			 (json_int_t)t->streams, "workers", (json_int_t)t->workers, "chunk_bytes",
+			 (json_int_t)t->opts->chunk, "checksum", sum_names[t->opts->sum], "scheduling",
+			 amst_sched_names[t->opts->sched], "congestion", congestion(b), "pinned", t->cpus.n > 0, "peer",
+			 t->target, "own_receiver", r->own_peer, "data_bytes", (json_int_t)r->data_bytes,
+			 "region_bytes", (json_int_t)r->region_bytes, "iterations", (json_int_t)r->transfers, "pages",
+			 huge_kind_name(r->pages), "peer_pages", huge_kind_name(r->peer_pages), "session_setup_ms",
+			 (double)r->setup_ns / 1e6);
 }
 
 static json_t *latency_json(const struct hist *h)

@@ -14,8 +14,9 @@
 static const struct cmd_usage usage = {
 	.name = "send",
 	.operands = "FILE… HOST[:PORT]",
-	.about = "Sends files, and folders with -r, to a `dwcp serve --store DIR`. Modes and times are kept, sparse files stay "
-		 "sparse; a file takes its name there only when it is whole and verified.",
+	.about =
+		"Sends files, and folders with -r, to a `dwcp serve --store DIR`. Modes and times are kept, sparse files stay "
+		"sparse; a file takes its name there only when it is whole and verified.",
 	.examples = "  dwcp send image.raw 10.0.0.2\n"
 		    "  dwcp send -r photos notes.txt backup.example.org:7411\n"
 		    "  dwcp send --resume --streams=16 image.raw [2001:db8::2]\n",
@@ -134,14 +135,15 @@ static int print_json(const struct send *s, struct err *e)
 	const struct transfer_opts *o = &s->transfer_opts;
 	bool whole = !s->interrupted && !s->job.totals.failed;
 	json_t *result = json_result(usage.name, true);
-	json_t *more = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:f, s:f, s:f, s:I, s:I, s:b, s:b, s:b}", "peer",
-				 s->transfer.target, "backend", s->transfer.ops->name, "mode", transfer_modes[o->mode],
-				 "streams", (json_int_t)s->transfer.streams, "workers", (json_int_t)s->transfer.workers,
-				 "chunk_bytes", (json_int_t)o->chunk, "checksum", sum_names[o->sum], "scheduling",
-				 amst_sched_names[o->sched], "seconds", seconds_of(s->run_ns), "gbytes_per_s", rate_of(s),
-				 "session_setup_ms", (double)s->setup_ns / 1e6, "reconnects", (json_int_t)s->reconnects,
-				 "resumes", (json_int_t)s->resumes, "verified", whole && o->sum != SUM_NONE, "complete",
-				 whole, "interrupted", s->interrupted);
+	json_t *more = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:f, s:f, s:f, s:I, s:I, s:b, s:b, s:b}",
+				 "peer", s->transfer.target, "backend", s->transfer.ops->name, "mode",
+				 transfer_modes[o->mode], "streams", (json_int_t)s->transfer.streams, "workers",
+				 (json_int_t)s->transfer.workers, "chunk_bytes", (json_int_t)o->chunk, "checksum",
+				 sum_names[o->sum], "scheduling", amst_sched_names[o->sched], "seconds",
+				 seconds_of(s->run_ns), "gbytes_per_s", rate_of(s), "session_setup_ms",
+				 (double)s->setup_ns / 1e6, "reconnects", (json_int_t)s->reconnects, "resumes",
+				 (json_int_t)s->resumes, "verified", whole && o->sum != SUM_NONE, "complete", whole,
+				 "interrupted", s->interrupted);
 	json_t *totals = totals_json(s);
 	int rc;
 
@@ -162,7 +164,8 @@ static int check_operands(const struct send *s, int n, char **argv)
 	struct stat st;
 
 	if (n == 1 && stat(argv[0], &st) == 0) {
-		fprintf(stderr, "dwcp: send: \"%s\" is a file, and where to send it is missing: dwcp send %s HOST[:PORT]\n",
+		fprintf(stderr,
+			"dwcp: send: \"%s\" is a file, and where to send it is missing: dwcp send %s HOST[:PORT]\n",
 			argv[0], argv[0]);
 		return CMD_USAGE;
 	}
@@ -171,7 +174,8 @@ static int check_operands(const struct send *s, int n, char **argv)
 		return CMD_USAGE;
 	}
 	if (s->transfer_opts.chunk > TRANSFER_STAGED_MAX) {
-		fprintf(stderr, "dwcp: send: --chunk-size: files are sent in chunks of at most 1 MB; choose 4 KB to 1 MB\n");
+		fprintf(stderr,
+			"dwcp: send: --chunk-size: files are sent in chunks of at most 1 MB; choose 4 KB to 1 MB\n");
 		return CMD_USAGE;
 	}
 	return CMD_RUN;
@@ -187,7 +191,8 @@ static int plan(struct send *s, const char *host, struct err *e)
 	transfer_apply_mode(&s->transfer_opts);
 	rc = transfer_plan(&s->transfer, &s->transfer_opts, host, &why);
 	if (rc < 0 && stat(host, &st) == 0)
-		return err_set(e, -EINVAL, "the last operand is the host, and \"%.100s\" is a file: add HOST[:PORT]", host);
+		return err_set(e, -EINVAL, "the last operand is the host, and \"%.100s\" is a file: add HOST[:PORT]",
+			       host);
 	if (rc < 0)
 		*e = why;
 	return rc;
@@ -209,7 +214,8 @@ static int send_all(struct send *s, struct err *e)
 	s->job.sync = s->opts.fsync;
 	progress_begin(&s->job.progress, "sending", s->list.total_bytes, text_wanted(s), start);
 	if (!client_peer(c)->stores)
-		rc = err_set(e, -EACCES, "%s takes no files: start it with `dwcp serve --store DIR`", s->transfer.target);
+		rc = err_set(e, -EACCES, "%s takes no files: start it with `dwcp serve --store DIR`",
+			     s->transfer.target);
 	else
 		rc = send_files(&s->job, e);
 	s->run_ns = clock_now(&clock_mono) - start;

@@ -20,8 +20,9 @@
 static const struct cmd_usage usage = {
 	.name = "serve",
 	.operands = "",
-	.about = "Receives what other hosts send: memory regions of benchmarks, and files where --store names a folder. "
-		 "Prints `listening on ADDR:PORT` when it is ready, and ends in order on SIGTERM or SIGINT.",
+	.about =
+		"Receives what other hosts send: memory regions of benchmarks, and files where --store names a folder. "
+		"Prints `listening on ADDR:PORT` when it is ready, and ends in order on SIGTERM or SIGINT.",
 	.examples = "  dwcp serve --store=/srv/incoming\n"
 		    "  dwcp serve --listen=0.0.0.0:7411 --store=/srv/incoming --metrics=127.0.0.1:9411\n"
 		    "  dwcp serve --once\n",
@@ -141,19 +142,29 @@ struct serve {
 
 /* ---- signals ----------------------------------------------------------------------------------- */
 
-/* Signals are blocked in every thread and taken here, where nothing is async. */
-static void *take_signals(void *arg)
+static sigset_t taken_signals(void)
 {
-	struct serve *s = arg;
 	sigset_t set;
-	int sig;
 
 	sigemptyset(&set);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGUSR1); /* from signals_end */
+	return set;
+}
+
+/* Signals are blocked in every thread and taken here, where nothing is async. */
+static void *take_signals(void *arg)
+{
+	struct serve *s = arg;
+	sigset_t set = taken_signals();
+	int sig;
+
 	while (sigwait(&set, &sig) == 0) {
 		if (__atomic_load_n(&s->over, __ATOMIC_ACQUIRE))
 			return NULL;
+		if (sig == SIGUSR1)
+			continue;
 		if (__atomic_exchange_n(&s->stop, true, __ATOMIC_ACQ_REL))
 			_exit(CMD_INTERRUPTED);
 		server_wake(s->server);
@@ -163,11 +174,8 @@ static void *take_signals(void *arg)
 
 static void block_signals(void)
 {
-	sigset_t set;
+	sigset_t set = taken_signals();
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN); /* a full quota is an error of one file */
@@ -188,7 +196,7 @@ static void signals_end(struct serve *s)
 	if (!s->signals_on)
 		return;
 	__atomic_store_n(&s->over, true, __ATOMIC_RELEASE);
-	pthread_kill(s->signals, SIGTERM);
+	pthread_kill(s->signals, SIGUSR1);
 	pthread_join(s->signals, NULL);
 }
 
@@ -207,8 +215,7 @@ static json_t *describe(void *arg)
 	json_object_set_new(obj, "release", json_string(cmd_version));
 	json_object_set_new(obj, "pid", json_integer(getpid()));
 	json_object_set_new(obj, "store", s->opts.store[0] ? json_string(s->opts.store) : json_null());
-	json_object_set_new(obj, "uptime_seconds",
-			    json_real((double)(clock_now(&clock_mono) - s->started_ns) / 1e9));
+	json_object_set_new(obj, "uptime_seconds", json_real((double)(clock_now(&clock_mono) - s->started_ns) / 1e9));
 	return obj;
 }
 

@@ -14,8 +14,9 @@
 static const struct cmd_usage usage = {
 	.name = "stats",
 	.operands = "[PORT]",
-	.about = "Prints what a running `dwcp serve` of this host has done: counters since its start, and its sessions. The "
-		 "server is found by its port (7411) or by its socket.",
+	.about =
+		"Prints what a running `dwcp serve` of this host has done: counters since its start, and its sessions. The "
+		"server is found by its port (7411) or by its socket.",
 	.examples = "  dwcp stats\n  dwcp stats 7412 --json\n  dwcp stats --socket=/run/dwcp-7411.sock\n",
 };
 
@@ -39,8 +40,8 @@ static int port_operand(const char *text, uint16_t *port, struct err *e)
 	unsigned long v = strtoul(text, &end, 10);
 
 	if (*text < '0' || *text > '9' || *end || !v || v > 65535)
-		return err_set(e, -EINVAL, "\"%.40s\" is not a port; give the one that the server listens on, or --socket",
-			       text);
+		return err_set(e, -EINVAL,
+			       "\"%.40s\" is not a port; give the one that the server listens on, or --socket", text);
 	*port = (uint16_t)v;
 	return 0;
 }
@@ -76,7 +77,8 @@ static void print_rows(const struct metric *m, size_t n, const json_t *counters,
 		if (!v || (!zeros && !json_integer_value(v)))
 			continue;
 		if (!strcmp(m[i].unit, "bytes"))
-			printf("  %16s  %s\n", format_size(size, sizeof(size), (uint64_t)json_integer_value(v)), m[i].help);
+			printf("  %16s  %s\n", format_size(size, sizeof(size), (uint64_t)json_integer_value(v)),
+			       m[i].help);
 		else
 			printf("  %16lld  %s\n", (long long)json_integer_value(v), m[i].help);
 	}
@@ -93,7 +95,8 @@ static void print_sessions(const json_t *sessions)
 		return;
 	}
 	printf("\n%-28s %7s %9s %12s %12s\n", "SESSION WITH", "STREAMS", "SECONDS", "RECEIVED", "SENT");
-	json_array_foreach(sessions, i, one) {
+	json_array_foreach(sessions, i, one)
+	{
 		printf("%-28s %7llu %9.1f %12s %12s\n", text_of(one, "peer"),
 		       (unsigned long long)whole_of(one, "streams"), json_number_value(json_object_get(one, "seconds")),
 		       format_size(received, sizeof(received), whole_of(one, "bytes_received")),
@@ -134,8 +137,8 @@ static int print_json(const json_t *stats, const char *path, struct err *e)
 
 int cmd_stats(int argc, char **argv)
 {
-	struct stats_opts opts;
-	struct cmd_output output;
+	struct stats_opts opts = { 0 };
+	struct cmd_output output = { 0 };
 	const struct opt_group groups[] = {
 		{ .name = "stats", .help = "Server", .rows = rows, .n = ARRAY_LEN(rows), .base = &opts },
 		cmd_output_group(&output),

@@ -18,8 +18,9 @@ void progress_begin(struct progress *p, const char *what, uint64_t total, bool w
 {
 	const char *term = getenv("TERM");
 
-	*p = (struct progress){ .what = what, .total = total, .began = now_ns, .last_ns = now_ns,
-				.next_ns = now_ns + REDRAW };
+	*p = (struct progress){
+		.what = what, .total = total, .began = now_ns, .last_ns = now_ns, .next_ns = now_ns + REDRAW
+	};
 	p->on = wanted && isatty(STDERR_FILENO) && term && strcmp(term, "dumb") != 0;
 	p->colour = p->on && !getenv("NO_COLOR");
 }

@@ -88,9 +88,8 @@ void batch_report(struct send_job *job, struct batch_item *it, int status, const
 	progress_clear(&job->progress);
 	fprintf(stderr, "dwcp: send: %s\n", why);
 	if (job->failures)
-		json_array_append_new(job->failures,
-				      json_pack("{s:o?, s:o?}", "name", json_string(it->entry->name), "reason",
-						json_string(why)));
+		json_array_append_new(job->failures, json_pack("{s:o?, s:o?}", "name", json_string(it->entry->name),
+							       "reason", json_string(why)));
 }
 
 /* ---- open and close there ---------------------------------------------------------------------- */
@@ -114,8 +113,10 @@ static int take_statuses(struct send_job *job, struct batch *b, struct rcur *in,
 		if (st.status < 0 && !it->status)
 			batch_report(job, it, st.status, st.text);
 	}
-	return in->bad ? err_set(e, -EPROTO, "%s sent an answer that this dwcp does not understand: install the same "
-					     "release on both hosts", job->transfer->target)
+	return in->bad ? err_set(e, -EPROTO,
+				 "%s sent an answer that this dwcp does not understand: install the same "
+				 "release on both hosts",
+				 job->transfer->target)
 		       : 0;
 }
 
@@ -192,7 +193,7 @@ static int plan_extent(struct batch *b, uint32_t object, uint64_t offset, uint64
 		last->len += len;
 		return 0;
 	}
-	if (b->n_ext == b->cap_ext) {
+	if (!b->ext || b->n_ext == b->cap_ext) {
 		uint64_t cap = b->cap_ext ? b->cap_ext * 2 : 256;
 		struct amst_extent *bigger = realloc(b->ext, cap * sizeof(*bigger));
 

@@ -17,10 +17,10 @@ struct batch_item {
 	struct source_file file; /* zero for a folder */
 	struct source_extent *data;
 	uint64_t n_data;
-	uint64_t have;         /* bytes over there that may be equal */
-	uint64_t plan, equal;  /* bytes to be sent, and not to be sent because they are there */
-	int status;            /* 0, or why it cannot be sent; reported already */
-	int read_error;        /* of a worker */
+	uint64_t have;        /* bytes over there that may be equal */
+	uint64_t plan, equal; /* bytes to be sent, and not to be sent because they are there */
+	int status;           /* 0, or why it cannot be sent; reported already */
+	int read_error;       /* of a worker */
 };
 
 struct batch {

@@ -84,8 +84,8 @@ static bool blame(struct send_job *job, struct batch *b, const struct amst_tx *t
 	else
 		err_set(&e, tx->status, "cannot write \"%s\" at %.80s: %s; %s", name, job->transfer->target,
 			strerror(-tx->status),
-			tx->status == -ENOSPC || tx->status == -EDQUOT ? "free space there, then --resume" :
-									 "look at the server's store");
+			tx->status == -ENOSPC || tx->status == -EDQUOT ? "free space there, then --resume"
+								       : "look at the server's store");
 	batch_report(job, it, tx->status, e.why);
 	return true;
 }

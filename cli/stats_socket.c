@@ -36,8 +36,9 @@ static int path_set(struct sockaddr_un *at, const char *path, struct err *e)
 {
 	*at = (struct sockaddr_un){ .sun_family = AF_UNIX };
 	if (strlen(path) >= sizeof(at->sun_path))
-		return err_set(e, -ENAMETOOLONG, "statistics socket %.80s…: a path has at most %zu bytes; use a shorter one",
-			       path, sizeof(at->sun_path) - 1);
+		return err_set(e, -ENAMETOOLONG,
+			       "statistics socket %.80s…: a path has at most %zu bytes; use a shorter one", path,
+			       sizeof(at->sun_path) - 1);
 	memcpy(at->sun_path, path, strlen(path) + 1);
 	return 0;
 }
@@ -150,8 +151,8 @@ static int claim_any(struct stats_socket *s, const char *path, uint16_t port, st
 			return 0;
 		log_debug("statistics socket %s: %s", at[i].sun_path, strerror(-rc));
 	}
-	return err_set(e, rc, "statistics socket %s: %s; choose another with --stats-socket, or none", at[n - 1].sun_path,
-		       rc == -EADDRINUSE ? "in use" : strerror(-rc));
+	return err_set(e, rc, "statistics socket %s: %s; choose another with --stats-socket, or none",
+		       at[n - 1].sun_path, rc == -EADDRINUSE ? "in use" : strerror(-rc));
 }
 
 static void answer(struct stats_socket *s, int fd)
@@ -256,11 +257,12 @@ static int check_owner(int fd, const char *path, struct err *e)
 	socklen_t len = sizeof(peer);
 
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0)
-		return err_set(e, -errno, "%s: cannot tell who answers: %s; name the server's socket with --socket", path,
-			       strerror(errno));
+		return err_set(e, -errno, "%s: cannot tell who answers: %s; name the server's socket with --socket",
+			       path, strerror(errno));
 	if (peer.uid != geteuid() && peer.uid != 0 && geteuid() != 0)
-		return err_set(e, -EPERM, "%s belongs to user %u, who is not you: name your server's socket with --socket",
-			       path, peer.uid);
+		return err_set(e, -EPERM,
+			       "%s belongs to user %u, who is not you: name your server's socket with --socket", path,
+			       peer.uid);
 	return 0;
 }
 
@@ -288,7 +290,8 @@ static int read_answer(int fd, const char *path, json_t **out, struct err *e)
 		rc = err_set(e, -errno, "%s: the server does not answer (%s): look at its load and log", path,
 			     strerror(errno));
 	else if (!(*out = json_loadb(text, len, 0, &why)))
-		rc = err_set(e, -EPROTO, "%s: what answers there is no dwcp serve: name its socket with --socket", path);
+		rc = err_set(e, -EPROTO, "%s: what answers there is no dwcp serve: name its socket with --socket",
+			     path);
 	free(text);
 	return rc;
 }
@@ -308,10 +311,11 @@ int stats_socket_ask(const char *path, uint16_t port, json_t **out, struct err *
 	for (i = 0; i < n && fd < 0; i++)
 		fd = dial(&at[i]);
 	if (fd < 0 && *path)
-		return err_set(e, fd, "no server answers at %s (%s): start one with `dwcp serve --stats-socket=%s`", path,
-			       strerror(-fd), path);
+		return err_set(e, fd, "no server answers at %s (%s): start one with `dwcp serve --stats-socket=%s`",
+			       path, strerror(-fd), path);
 	if (fd < 0)
-		return err_set(e, fd, "no server for port %u runs here: start `dwcp serve`, or name its port or --socket",
+		return err_set(e, fd,
+			       "no server for port %u runs here: start `dwcp serve`, or name its port or --socket",
 			       port);
 	rc = check_owner(fd, at[i - 1].sun_path, e);
 	if (rc == 0)

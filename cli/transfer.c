@@ -123,8 +123,8 @@ static int backend_named(const char *name, const struct be_ops **out, struct err
 	if (!ops)
 		return err_set(e, -EINVAL, "--backend: there is no \"%s\"; `dwcp backends` lists them", name);
 	if (ops->caps.in_process)
-		return err_set(e, -EINVAL, "--backend: %s stays inside one process; choose another from `dwcp backends`",
-			       name);
+		return err_set(e, -EINVAL,
+			       "--backend: %s stays inside one process; choose another from `dwcp backends`", name);
 	rc = ops->probe(&why);
 	if (rc < 0)
 		return err_set(e, rc == -EINVAL ? -ENODEV : rc,
@@ -186,7 +186,8 @@ static int cpu_add(struct cpu_plan *out, long cpu, struct err *e)
 {
 	cpu_set_t set;
 
-	if (cpu < 0 || cpu >= CPU_SETSIZE || sched_getaffinity(0, sizeof(set), &set) < 0 || !CPU_ISSET((size_t)cpu, &set))
+	if (cpu < 0 || cpu >= CPU_SETSIZE || sched_getaffinity(0, sizeof(set), &set) < 0 ||
+	    !CPU_ISSET((size_t)cpu, &set))
 		return err_set(e, -EINVAL, "--affinity: this process may not use CPU %ld; see `taskset -cp $$`", cpu);
 	if (out->n == AMST_WORKERS_MAX)
 		return err_set(e, -EINVAL, "--affinity: more than %d CPUs; name fewer", AMST_WORKERS_MAX);

@@ -10,7 +10,7 @@
 #include "transport/client.h"
 #include "transport/uring.h"
 
-#define TRANSFER_STREAMS 8            /* --streams=auto */
+#define TRANSFER_STREAMS 8             /* --streams=auto */
 #define TRANSFER_STAGED_MAX (1u << 20) /* largest chunk of a file */
 
 enum transfer_mode { MODE_AUTO, MODE_DATACENTER, MODE_INTERNET, MODE_HYBRID };
@@ -22,8 +22,8 @@ struct transfer_opts {
 	char backend[32]; /* "" auto */
 	int mode;         /* enum transfer_mode */
 	uint64_t chunk;
-	int sum;   /* enum sum_kind */
-	int sched; /* enum amst_sched */
+	int sum;            /* enum sum_kind */
+	int sched;          /* enum amst_sched */
 	uint32_t workers;   /* 0 auto */
 	char affinity[256]; /* "" auto, "none", or a list of CPUs */
 	uint64_t timeout_ns;

@@ -96,8 +96,8 @@ cleanup() {
 run_tests() {
 	local t status failed=0 out
 	for t in $(compgen -A function t_); do
+		dir=$TEST_TMP/${t#t_}
 		out=$(
-			dir=$TEST_TMP/${t#t_}
 			mkdir -p "$dir/store"
 			trap cleanup EXIT
 			"$t" 2>&1
