@@ -6,6 +6,8 @@
  * check: timeout=600
  */
 #include "kmod-free-tests/sim.h"
+#include "kmod-free-tests/sim_files.h"
+#include "kmod-free-tests/store_fixture.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -28,28 +30,6 @@ struct shape {
 	unsigned rounds;
 };
 
-static struct mem_faults pick_faults(struct sim *r, bool corrupt)
-{
-	struct mem_faults f = { 0 };
-
-	for (int d = 0; d < 2; d++) {
-		f.path[d].delay_ns = sim_rand(r, 3) ? sim_rand(r, 2 * NS_PER_MS) : 0;
-		f.path[d].jitter_ns = sim_rand(r, 2) ? sim_rand(r, 3 * NS_PER_MS) : 0;
-		f.path[d].bytes_per_s = sim_rand(r, 4) ? 0 : 10000000 + sim_rand(r, 1000000000);
-	}
-	f.done_delay_ns = sim_rand(r, 2) ? sim_rand(r, NS_PER_MS) : 0;
-	f.done_jitter_ns = sim_rand(r, 2) ? sim_rand(r, NS_PER_MS) : 0;
-	f.notice_jitter_ns = sim_rand(r, 2) ? sim_rand(r, 20 * NS_PER_MS) : 0;
-	f.short_ppm = sim_rand(r, 2) ? (uint32_t)sim_rand(r, 400000) : 0;
-	f.torn_ppm = sim_rand(r, 2) ? (uint32_t)sim_rand(r, 300000) : 0;
-	f.drop_ppm = sim_rand(r, 2) ? (uint32_t)sim_rand(r, 15000) : 0;
-	f.refuse_ppm = 0;
-	f.corrupt_ppm = corrupt ? (uint32_t)sim_rand(r, 20000) : 0;
-	f.connect_timeout_ns = 200 * NS_PER_MS;
-	f.idle_timeout_ns = 2 * NS_PER_S;
-	return f;
-}
-
 static struct shape pick_shape(struct sim *r)
 {
 	struct shape s = {
@@ -70,15 +50,9 @@ static struct shape pick_shape(struct sim *r)
 	return s;
 }
 
-/* Control messages are not summed by AMST, so a corrupted fabric is only let loose while chunks move. */
-static void calm(struct sim *s, uint32_t corrupt)
-{
-	mem_fabric_faults(s->fabric)->corrupt_ppm = corrupt;
-}
-
 static bool loud;
 
-static int forward(struct sim *s, const struct shape *sh, uint8_t *src, uint32_t corrupt, struct err *e)
+static int forward(struct sim *s, const struct shape *sh, uint8_t *src, struct err *e)
 {
 	struct amst_extent x = { .len = sh->bytes };
 	struct be_token token;
@@ -97,9 +71,7 @@ static int forward(struct sim *s, const struct shape *sh, uint8_t *src, uint32_t
 		uint8_t *there;
 
 		rng_fill(src, sh->bytes, sim_rand(s, UINT32_MAX));
-		calm(s, corrupt);
 		rc = client_transfer(s->client, &tx, XFER_PUT, NULL, &r, e);
-		calm(s, 0);
 		if (rc < 0)
 			break;
 		there = sim_region(s, 1, &len);
@@ -112,7 +84,7 @@ static int forward(struct sim *s, const struct shape *sh, uint8_t *src, uint32_t
 	return rc;
 }
 
-static int reverse(struct sim *s, const struct shape *sh, uint8_t *dst, uint32_t corrupt, struct err *e)
+static int reverse(struct sim *s, const struct shape *sh, uint8_t *dst, struct err *e)
 {
 	struct be_token there, here;
 	struct msg_pull_result r;
@@ -126,9 +98,7 @@ static int reverse(struct sim *s, const struct shape *sh, uint8_t *dst, uint32_t
 		src = sim_region(s, 1, &len);
 		assert_non_null(src);
 		rng_fill(src, sh->bytes, sim_rand(s, UINT32_MAX));
-		calm(s, corrupt);
 		rc = client_pull(s->client, 1, 2, here, sh->bytes, sh->bytes, sh->passes, sh->chunk, NULL, &r, e);
-		calm(s, 0);
 		if (rc == 0 && memcmp(src, dst, sh->bytes))
 			rc = err_set(e, -EBADMSG, "round %u: the bytes differ", round);
 	}
@@ -139,8 +109,8 @@ static int run_seed(uint64_t seed)
 {
 	struct sim pick = { .rng = seed * 2654435761u + 1 }, s;
 	struct shape sh = pick_shape(&pick);
-	struct mem_faults f = pick_faults(&pick, sh.sum != SUM_NONE && sim_rand(&pick, 2));
-	uint32_t corrupt = f.corrupt_ppm;
+	struct mem_faults f = sim_faults(&pick, sh.sum != SUM_NONE && sim_rand(&pick, 2));
+	struct sim_trouble trouble = sim_troubles(&pick);
 	struct client_config cfg;
 	struct err e = { 0 };
 	uint8_t *mem = malloc(sh.bytes + 16);
@@ -148,14 +118,13 @@ static int run_seed(uint64_t seed)
 
 	assert_non_null(mem);
 	memset(mem + sh.bytes, 0xa5, 16);
-	f.corrupt_ppm = 0;
 	if (loud)
 		printf("seed %llu: streams %u workers %u/%u bytes %llu chunk %u sum %d sched %d %s%spasses %llu rounds %u drop %u "
 		       "corrupt %u short %u torn %u\n",
 		       (unsigned long long)seed, sh.streams, sh.workers_here, sh.workers_there,
 		       (unsigned long long)sh.bytes, sh.chunk, sh.sum, sh.sched, sh.one_sided ? "one-sided " : "",
-		       sh.reverse ? "reverse " : "", (unsigned long long)sh.passes, sh.rounds, f.drop_ppm, corrupt,
-		       f.short_ppm, f.torn_ppm);
+		       sh.reverse ? "reverse " : "", (unsigned long long)sh.passes, sh.rounds, f.drop_ppm,
+		       f.corrupt_ppm, f.short_ppm, f.torn_ppm);
 	rc = sim_open(&s, sh.one_sided ? &mem_one_sided_ops : &mem_ops, NULL, seed, sh.workers_there, NULL);
 	assert_int_equal(rc, 0);
 	cfg = sim_client(&s);
@@ -167,7 +136,8 @@ static int run_seed(uint64_t seed)
 	rc = client_open(&s.client, &cfg, NULL, &e);
 	if (rc == 0) {
 		*mem_fabric_faults(s.fabric) = f;
-		rc = sh.reverse ? reverse(&s, &sh, mem, corrupt, &e) : forward(&s, &sh, mem, corrupt, &e);
+		s.trouble = trouble;
+		rc = sh.reverse ? reverse(&s, &sh, mem, &e) : forward(&s, &sh, mem, &e);
 	}
 	if (rc == 0 && memchr(mem + sh.bytes, 0, 16))
 		rc = err_set(&e, -EFAULT, "something was written behind the region");
@@ -176,31 +146,104 @@ static int run_seed(uint64_t seed)
 		       (unsigned long long)seed, rc, e.why,
 		       s.client ? (unsigned long long)client_reconnects(s.client) : 0,
 		       s.client ? (unsigned long long)client_resumes(s.client) : 0, (double)s.now / 1e9);
-	*mem_fabric_faults(s.fabric) = (struct mem_faults){ 0 };
 	sim_close(&s);
 	free(mem);
 	return rc;
 }
 
-static void test_seeds(void **state)
+/* ---- files ------------------------------------------------------------------------------------- */
+
+static void make_files(struct sim *r, struct sim_files *v, uint64_t seed)
+{
+	*v = (struct sim_files){ .n = 1 + (uint32_t)sim_rand(r, SIM_FILES_MAX) };
+	for (uint32_t i = 0; i < v->n; i++) {
+		struct sim_file *f = &v->f[i];
+
+		snprintf(f->name, sizeof f->name, "%llu/%u", (unsigned long long)seed, i);
+		f->size = sim_rand(r, 4) ? sim_rand(r, 300000) : sim_rand(r, 3);
+		f->data = data_new(f->size, sim_rand(r, UINT32_MAX));
+	}
+}
+
+static int send_files(struct sim *s, struct sim_files *v, uint32_t chunk, struct err *e)
+{
+	int rc = sim_files_open(s->client, v, false, e);
+
+	if (rc == 0)
+		rc = sim_files_send(s->client, v, chunk, SUM_XXH3, NULL, NULL, e);
+	return rc < 0 ? rc : sim_files_close(s->client, v, true, e);
+}
+
+static int run_files(uint64_t seed)
+{
+	struct sim pick = { .rng = seed * 2654435761u + 99 }, s;
+	struct mem_faults f = sim_faults(&pick, sim_rand(&pick, 2));
+	struct sim_trouble trouble = sim_troubles(&pick);
+	uint32_t chunk = 1u << (9 + sim_rand(&pick, 8));
+	struct client_config cfg;
+	struct sim_files v;
+	struct err e = { 0 };
+	int rc;
+
+	make_files(&pick, &v, seed);
+	assert_int_equal(sim_open(&s, &mem_ops, NULL, seed, 1 + (unsigned)sim_rand(&pick, 3), store), 0);
+	cfg = sim_client(&s);
+	cfg.streams = 1 + (unsigned)sim_rand(&pick, 12);
+	cfg.workers = 1 + (unsigned)sim_rand(&pick, cfg.streams < 3 ? cfg.streams : 3);
+	cfg.stage_chunk = chunk;
+	cfg.sched = (enum amst_sched)sim_rand(&pick, 3);
+	rc = client_open(&s.client, &cfg, NULL, &e);
+	if (rc == 0) {
+		*mem_fabric_faults(s.fabric) = f;
+		s.trouble = trouble;
+		rc = send_files(&s, &v, chunk, &e);
+	}
+	if (rc < 0 || loud)
+		printf("files, seed %llu: %d %s (virtual time %.3f s)\n", (unsigned long long)seed, rc, e.why,
+		       (double)s.now / 1e9);
+	sim_close(&s);
+	for (uint32_t i = 0; i < v.n; i++) {
+		if (rc == 0)
+			tree_expect(dir, v.f[i].name, v.f[i].data, v.f[i].size);
+		free(v.f[i].data);
+	}
+	return rc;
+}
+
+static void run_all(int (*run)(uint64_t seed), uint64_t n)
 {
 	const char *one = getenv("DWCP_SIM_SEED"), *many = getenv("DWCP_SIM_SEEDS");
-	uint64_t n = many ? strtoull(many, NULL, 10) : 1500, bad = 0;
+	uint64_t bad = 0;
 
-	(void)state;
-	if (one) {
-		loud = true;
-		assert_int_equal(run_seed(strtoull(one, NULL, 10)), 0);
-		return;
+	if (many)
+		n = strtoull(many, NULL, 10);
+	loud = one;
+	for (uint64_t seed = one ? strtoull(one, NULL, 10) : 1; seed <= n || one; seed++) {
+		bad += run(seed) < 0;
+		if (one)
+			break;
 	}
-	for (uint64_t seed = 1; seed <= n; seed++)
-		bad += run_seed(seed) < 0;
 	assert_int_equal(bad, 0);
+}
+
+static void test_regions(void **state)
+{
+	(void)state;
+	run_all(run_seed, 3000);
+}
+
+static void test_files(void **state)
+{
+	(void)state;
+	run_all(run_files, 500);
 }
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_seeds) };
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_regions),
+		cmocka_unit_test_setup_teardown(test_files, store_setup, store_teardown),
+	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
