@@ -389,14 +389,11 @@ static struct watch watch_begin(struct client *c, const struct client_tick *tick
 	return (struct watch){ .tick = tick, .next = now + TICK_NS, .moved_at = now };
 }
 
-/* 1: the caller wants to stop. */
-static int watch_turn(struct client *c, struct watch *w, uint64_t bytes, struct err *e)
+/* After a turn: what has moved by now. 1: the caller wants to stop. */
+static int watch_look(struct client *c, struct watch *w, uint64_t bytes, struct err *e)
 {
-	int rc = client_turn(c, TICK_NS, e);
 	uint64_t now = conn_now(c);
 
-	if (rc < 0)
-		return rc;
 	if (bytes != w->last_bytes || c->lost_at) {
 		w->last_bytes = bytes;
 		w->moved_at = now;
@@ -420,7 +417,9 @@ static int run_tx(struct client *c, struct amst_tx *tx, const struct client_tick
 	c->tx_done = c->tx_ended = false;
 	rc = amst_tx_start(c->amst, tx);
 	while (rc >= 0 && !c->tx_done) {
-		rc = watch_turn(c, &w, __atomic_load_n(&tx->acked_bytes, __ATOMIC_RELAXED), e);
+		rc = client_turn(c, TICK_NS, e);
+		if (rc >= 0)
+			rc = watch_look(c, &w, __atomic_load_n(&tx->acked_bytes, __ATOMIC_RELAXED), e);
 		if (rc > 0)
 			amst_tx_stop(c->amst, tx);
 	}
@@ -577,8 +576,10 @@ int client_pull(struct client *c, uint32_t from, uint32_t to, struct be_token to
 		rc = client_call(c, MSG_PULL, fields, (uint32_t)(out.p - fields), &in, e);
 	/* Bytes that arrive are the sign of life; the answer to PULL_WAIT says that everything was acknowledged. */
 	while (rc == 0 && !done) {
+		rc = client_turn(c, TICK_NS, e);
 		amst_counters(c->amst, &now, &b);
-		rc = watch_turn(c, &w, now.bytes_placed - base.bytes_placed, e);
+		if (rc >= 0)
+			rc = watch_look(c, &w, now.bytes_placed - base.bytes_placed, e);
 		stop |= rc > 0;
 		if (rc > 0)
 			rc = client_call(c, MSG_PULL_STOP, NULL, 0, &in, e);
