@@ -75,6 +75,7 @@ struct bench_amst {
 	uint64_t start_ns, stop_ns;           /* of the measurement; stop_ns 0: not by time */
 	uint64_t base_bytes;                  /* of the transfers before this one */
 	uint64_t interval_at, interval_bytes; /* where the current interval began */
+	uint64_t interval_end;                /* when it is over */
 	uint64_t interval_retransmits;
 	bool sampled;
 };

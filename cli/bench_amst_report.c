@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#define SAMPLES_SHOWN 1000
 #define GIB ((double)(1u << 30))
 #define MIB ((double)(1u << 20))
 
@@ -172,6 +173,16 @@ static json_t *intervals_json(const struct bench_result *r)
 	return list;
 }
 
+/* One by one, in order, unless there are very many. */
+static json_t *samples_json(const struct bench_samples *s)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < s->n && s->n <= SAMPLES_SHOWN; i++)
+		json_array_append_new(list, json_number(s->v[i]));
+	return list;
+}
+
 static json_t *measured_json(const struct bench_amst *b)
 {
 	const struct bench_result *r = &b->result;
@@ -199,6 +210,7 @@ int bench_amst_print_json(const struct bench_amst *b, const char *path, struct e
 
 	json_object_update(result, settings);
 	json_object_update(result, measured);
+	json_object_set_new(result, "samples_gbytes_per_s", samples_json(&b->result.samples));
 	if (b->opts->check)
 		json_object_set_new(result, "check",
 				    json_pack("{s:f, s:b}", "target_gbytes_per_s", b->opts->target, "reached",

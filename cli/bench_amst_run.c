@@ -73,14 +73,14 @@ static void add_interval(struct bench_amst *b, uint64_t at, uint64_t bytes, bool
 
 static void look_at_interval(struct bench_amst *b, uint64_t at, uint64_t bytes)
 {
-	uint64_t end = b->interval_at + b->opts->interval_ns;
-
 	if (!b->opts->interval_ns)
 		return;
-	if (!b->sampled && at + SAMPLE_AHEAD >= end)
+	if (!b->sampled && at + SAMPLE_AHEAD >= b->interval_end)
 		b->sampled = amst_sample(client_amst(b->client)) == 0;
-	if (at >= end)
+	if (at >= b->interval_end)
 		add_interval(b, at, bytes, true);
+	while (b->interval_end <= at) /* on a grid: being late does not add up */
+		b->interval_end += b->opts->interval_ns;
 }
 
 static bool tick(void *ctx, uint64_t at, uint64_t bytes)
@@ -270,6 +270,7 @@ static int measure(struct bench_amst *b, struct err *e)
 	amst_latency_reset(client_amst(b->client));
 	b->counting = true;
 	b->start_ns = b->interval_at = now();
+	b->interval_end = b->start_ns + b->opts->interval_ns;
 	b->stop_ns = b->opts->duration_ns ? b->start_ns + b->opts->duration_ns : 0;
 	b->interval_retransmits = before.retransmits;
 	progress_begin(&b->progress, "measuring", total, b->text && !b->opts->interval_ns, b->start_ns);
