@@ -546,7 +546,7 @@ static bool amst_events(struct session *s)
 	struct amst_event ev;
 	bool any = false;
 
-	if (!s->amst || s->destroyed)
+	if (s->destroyed || !s->amst) /* the job thread closes it */
 		return false;
 	if (s->srv->cfg.manual)
 		any = amst_step(s->amst);
