@@ -67,7 +67,8 @@ static void add_interval(struct bench_amst *b, uint64_t at, uint64_t bytes, bool
 	b->interval_bytes = bytes;
 	b->interval_retransmits = retransmits;
 	b->sampled = false;
-	if (b->text)
+	/* a rest of a few milliseconds has no rate worth a line */
+	if (b->text && (full || (i.to - i.from) * 1e10 >= (double)b->opts->interval_ns))
 		bench_amst_print_interval(&i);
 }
 
