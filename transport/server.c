@@ -280,7 +280,7 @@ static json_t *session_stats(const struct session *s, uint64_t now)
 			 (double)(now - s->opened_at) / 1e9, "bytes_received", (json_int_t)b.rx_bytes, "bytes_sent",
 			 (json_int_t)b.tx_bytes, "chunks_placed", (json_int_t)a.chunks_placed, "chunks_refused",
 			 (json_int_t)a.chunks_bad, "streams_lost", (json_int_t)a.streams_lost, "region_bytes",
-			 (json_int_t)s->region_bytes);
+			 (json_int_t)__atomic_load_n(&s->region_bytes, __ATOMIC_RELAXED));
 }
 
 json_t *server_stats(struct server *srv)

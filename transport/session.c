@@ -55,7 +55,9 @@ struct session *session_start(struct server *srv, const uint8_t id[16], struct b
 		return NULL;
 	slot = (uint32_t)(s - srv->sessions);
 	generation = (s->generation + 1) & 0xffffff;
+	pthread_mutex_lock(&srv->mu); /* others look whether it is visible */
 	*s = (struct session){ .srv = srv, .slot = slot, .generation = generation, .used = true };
+	pthread_mutex_unlock(&srv->mu);
 	memcpy(s->id, id, sizeof s->id);
 	s->opened_at = now_of(s);
 	s->timeout_ns = srv->cfg.timeout_ns;
