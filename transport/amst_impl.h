@@ -45,8 +45,9 @@ struct wstream {
 	be_stream h; /* 0: none */
 	uint32_t index, incarnation;
 	bool up;
-	bool failing; /* stream_close was called; nothing more is sent */
-	int fail_err; /* why, where AMST itself decided */
+	bool failing;         /* stream_close was called; nothing more is sent */
+	int fail_err;         /* why, where AMST itself decided */
+	uint64_t retransmits; /* of this incarnation, when last looked at */
 
 	/* sender: win[head…cut) committed, [cut…tail) posted; free-running indices */
 	uint32_t head, cut, tail;
@@ -127,7 +128,7 @@ struct worker {
 
 	struct hist latency;
 	struct amst_counters counters;
-	uint64_t retransmits;
+	uint64_t retransmits, retransmits_gone; /* at the last sample; of streams that are down */
 	bool stop;
 	bool told_events; /* events pushed since the last notify */
 };

@@ -120,11 +120,6 @@ static void on_event(struct server *srv, const struct be_event *ev)
 
 /* ---- open, turn, close ------------------------------------------------------------------------- */
 
-static void wake(void *ctx)
-{
-	server_wake(ctx);
-}
-
 static int open_parts(struct server *srv, struct err *e)
 {
 	const struct server_config *cfg = &srv->cfg;
@@ -146,8 +141,6 @@ static int open_parts(struct server *srv, struct err *e)
 	if (!srv->sessions)
 		return err_set(e, -ENOMEM, "no memory for %u sessions: allow fewer", cfg->sessions);
 	rc = cfg->ops->open(&o, &srv->ctl, e);
-	if (rc == 0)
-		rc = jobs_open(&srv->jobs, 2 * cfg->sessions, !cfg->manual, wake, srv, e);
 	if (rc == 0)
 		rc = cfg->ops->listen(srv->ctl, &cfg->listen, &srv->bound, e);
 	return rc;
@@ -184,21 +177,12 @@ void server_wake(struct server *s)
 void server_turn(struct server *srv, uint64_t wait_ns)
 {
 	struct be_event ev[32];
-	struct job job;
 	bool any;
 	int n = srv->cfg.ops->poll(srv->ctl, ev, ARRAY_LEN(ev));
 
 	for (int i = 0; i < n; i++)
 		on_event(srv, &ev[i]);
 	any = n > 0;
-	while (jobs_done(srv->jobs, &job)) {
-		struct session *s = job.arg;
-
-		s->job_running = false;
-		if (!s->dying || s->destroyed)
-			s->job_done(s);
-		any = true;
-	}
 	for (uint32_t i = 0; i < srv->cfg.sessions; i++)
 		if (srv->sessions[i].used)
 			any |= session_turn(&srv->sessions[i]);
@@ -216,23 +200,25 @@ void server_close(struct server *srv)
 		return;
 	srv->stopping = true;
 	until = clock_now(&srv->cfg.clock) + 3 * NS_PER_S;
-	for (uint32_t i = 0; srv->jobs && i < srv->cfg.sessions; i++)
+	for (uint32_t i = 0; srv->ctl && i < srv->cfg.sessions; i++)
 		if (srv->sessions[i].used && !srv->sessions[i].dying) {
 			session_goodbye(&srv->sessions[i], "the server is shutting down");
 			session_end(&srv->sessions[i], false);
 		}
 	/* A manual clock stands still meanwhile. */
-	while (srv->jobs && srv->counters.sessions_now &&
+	while (srv->ctl && srv->counters.sessions_now &&
 	       (srv->cfg.manual ? turns++ < CLOSE_TURNS : clock_now(&srv->cfg.clock) < until))
 		server_turn(srv, 20 * NS_PER_MS);
-	jobs_close(srv->jobs);
 	/* Sessions whose last words or last job took too long end here. */
-	for (uint32_t i = 0; srv->jobs && i < srv->cfg.sessions; i++)
-		if (srv->sessions[i].used)
+	for (uint32_t i = 0; srv->ctl && i < srv->cfg.sessions; i++)
+		if (srv->sessions[i].used) {
+			jobs_close(srv->sessions[i].jobs);
+			srv->sessions[i].jobs = NULL;
 			session_destroy(&srv->sessions[i]);
+		}
 	if (srv->ctl)
 		srv->cfg.ops->close(srv->ctl);
-	for (uint32_t i = 0; srv->jobs && i < srv->cfg.sessions; i++)
+	for (uint32_t i = 0; srv->ctl && i < srv->cfg.sessions; i++)
 		if (srv->sessions[i].used)
 			session_destroyed(&srv->sessions[i]);
 	free(srv->sessions);

@@ -62,17 +62,13 @@ struct session *session_start(struct server *srv, const uint8_t id[16], struct b
 	s->opened_at = now_of(s);
 	s->timeout_ns = srv->cfg.timeout_ns;
 	s->reply = malloc(WIRE_CTL_MAX);
-	put_ok(s, reply);
-	if (!s->reply) {
+	if (!s->reply || jobs_open(&s->jobs, 1, !srv->cfg.manual, session_notify, srv, NULL) < 0) {
 		srv->cfg.ops->reject(srv->ctl, r, NULL);
-		s->used = false;
-		return NULL;
+		goto out;
 	}
-	if (srv->cfg.ops->accept(srv->ctl, r, reply, 0, cookie_of(s), &s->ctl) < 0) {
-		free(s->reply);
-		s->used = false;
-		return NULL;
-	}
+	put_ok(s, reply);
+	if (srv->cfg.ops->accept(srv->ctl, r, reply, 0, cookie_of(s), &s->ctl) < 0)
+		goto out;
 	s->last_ctl = s->ctl;
 	s->ctl_open = 1;
 	if (srv->cfg.ops->info(srv->ctl, s->ctl, &info) == 0) {
@@ -83,6 +79,13 @@ struct session *session_start(struct server *srv, const uint8_t id[16], struct b
 	metric_add(&srv->counters.sessions_now, 1);
 	log_info("%s: session %u starts", s->peer, s->slot);
 	return s;
+out:
+	jobs_close(s->jobs);
+	free(s->reply);
+	s->jobs = NULL;
+	s->reply = NULL;
+	s->used = false;
+	return NULL;
 }
 
 /* From one place to the other under one lock: totals never go back. */
@@ -121,8 +124,10 @@ void session_destroyed(struct session *s)
 	srv->region_bytes -= s->region_bytes;
 	metric_add(&srv->counters.sessions_ended, 1);
 	metric_add(&srv->counters.sessions_now, -1ull);
+	jobs_close(s->jobs);
 	free(s->streams);
 	free(s->reply);
+	s->jobs = NULL;
 	s->streams = NULL;
 	s->reply = NULL;
 	s->used = false;
@@ -180,12 +185,17 @@ static void try_destroy(struct session *s)
 	s->destroyed = session_job(s, session_destroy, session_destroyed);
 }
 
+void session_notify(void *srv)
+{
+	server_wake(srv);
+}
+
 bool session_job(struct session *s, void (*run)(struct session *), void (*done)(struct session *))
 {
 	s->job_run = run;
 	s->job_done = done;
 	s->job_running = true;
-	if (jobs_add(s->srv->jobs, (struct job){ .run = (void (*)(void *))run, .arg = s }))
+	if (jobs_add(s->jobs, (struct job){ .run = (void (*)(void *))run, .arg = s }))
 		return true;
 	s->job_running = false;
 	return false;
@@ -543,6 +553,18 @@ void session_ctl_event(struct session *s, const struct be_event *ev)
 
 /* ---- the turn ---------------------------------------------------------------------------------- */
 
+static bool job_events(struct session *s)
+{
+	struct job job;
+
+	if (!jobs_done(s->jobs, &job))
+		return false;
+	s->job_running = false;
+	if (!s->dying || s->destroyed)
+		s->job_done(s);
+	return true;
+}
+
 static bool amst_events(struct session *s)
 {
 	struct amst_event ev;
@@ -578,8 +600,11 @@ static void check_time(struct session *s)
 
 bool session_turn(struct session *s)
 {
-	bool any = amst_events(s);
+	bool any = job_events(s);
 
+	if (!s->used)
+		return true;
+	any |= amst_events(s);
 	if (!s->dying)
 		check_time(s);
 	if (s->dying) {

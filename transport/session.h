@@ -84,6 +84,7 @@ struct session {
 	void (*job_run)(struct session *s);
 	void (*job_done)(struct session *s);
 	bool job_running;
+	struct jobs *jobs; /* a thread of the session's own: what blocks one session blocks no other */
 	struct err job_err;
 	struct msg_region job_region;
 	struct msg_digest job_digest;
@@ -94,7 +95,6 @@ struct server {
 	struct server_config cfg;
 	struct be *ctl;
 	struct be_addr bound;
-	struct jobs *jobs;
 	pthread_mutex_t mu; /* sessions' visibility and the totals; never in the data path */
 	struct session *sessions;
 	bool stopping;
@@ -114,6 +114,7 @@ void session_goodbye(struct session *s, const char *why);
 void session_end(struct session *s, bool failed);
 void session_destroy(struct session *s); /* any state; blocks; twice is fine */
 void session_destroyed(struct session *s);
+void session_notify(void *srv); /* wakes the control thread */
 bool session_job(struct session *s, void (*run)(struct session *), void (*done)(struct session *));
 void session_reply(struct session *s, int status, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 void session_reply_send(struct session *s);

@@ -33,11 +33,6 @@ static void start_job(struct session *s, void (*run)(struct session *), void (*d
 
 /* ---- hello ------------------------------------------------------------------------------------- */
 
-static void session_notify(void *ctx)
-{
-	server_wake(ctx);
-}
-
 static int open_plane(struct session *s, const struct msg_hello *h, struct err *e)
 {
 	struct server *srv = s->srv;

@@ -33,10 +33,19 @@ void worker_event(struct worker *w, const struct amst_event *ev)
 	w->told_events = true;
 }
 
+static void look_at_path(struct worker *w, struct wstream *s)
+{
+	struct be_info info;
+
+	if (s->up && ops_of(w)->info(w->be, s->h, &info) == 0)
+		s->retransmits = info.retransmits;
+}
+
 void stream_fail(struct worker *w, struct wstream *s, int err)
 {
 	if (!s->h || s->failing)
 		return;
+	look_at_path(w, s);
 	s->failing = true;
 	s->fail_err = err;
 	ops_of(w)->stream_close(w->be, s->h, false);
@@ -107,13 +116,11 @@ static bool region_try_drop(struct worker *w, uint32_t id)
 
 static void cmd_sample(struct worker *w)
 {
-	uint64_t sum = 0;
+	uint64_t sum = w->retransmits_gone;
 
 	for (uint32_t i = 0; i < w->n_streams; i++) {
-		struct be_info info;
-
-		if (w->streams[i].up && ops_of(w)->info(w->be, w->streams[i].h, &info) == 0)
-			sum += info.retransmits;
+		look_at_path(w, &w->streams[i]);
+		sum += w->streams[i].retransmits;
 	}
 	__atomic_store_n(&w->retransmits, sum, __ATOMIC_RELAXED);
 	worker_event(w, &(struct amst_event){ .type = AMST_SAMPLED });
@@ -190,6 +197,8 @@ static void on_down(struct worker *w, struct wstream *s, const struct be_event *
 
 	s->h = 0;
 	s->up = false;
+	w->retransmits_gone += s->retransmits;
+	s->retransmits = 0;
 	metric_add(&w->counters.streams_lost, 1);
 	tx_stream_down(w, s);
 	tell_down(w, s, err, ev->data, ev->len);
