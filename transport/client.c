@@ -448,13 +448,15 @@ static void let_go(struct client *c, struct amst_tx *tx)
 
 static int end_tx(struct client *c, struct amst_tx *tx, struct msg_xfer_result *result, struct err *e)
 {
-	struct msg_xfer_end end = { .chunks = tx->acked };
+	struct msg_xfer_end end;
 	int rc = amst_tx_end(c->amst, tx);
 
 	if (rc == 0)
 		rc = wait_flag(c, &c->tx_ended, e);
-	if (rc == 0)
+	if (rc == 0) {
+		end.chunks = tx->acked; /* of a transfer that failed it rises until now */
 		rc = client_call_msg(c, MSG_XFER_END, &wire_xfer_end, &end, &wire_xfer_result, result, e);
+	}
 	if (rc < 0)
 		return rc;
 	if (!tx->status && (!result->whole || result->placed < tx->acked))
