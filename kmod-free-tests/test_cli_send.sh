@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# check: no-tsan no-valgrind timeout=240
+# check: tsan no-valgrind timeout=240
 # dwcp send: files and trees arrive as they were, and every mistake says what to do.
 set -uo pipefail
 # shellcheck source=kmod-free-tests/cli.bash
