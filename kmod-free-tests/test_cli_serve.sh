@@ -6,14 +6,19 @@ set -uo pipefail
 # shellcheck source=kmod-free-tests/cli.bash
 . kmod-free-tests/cli.bash
 
-http() { # port request-line: the answer
+http() { # port request-line: the answer goes to $dir/page
 	local line
 	exec 9<>"/dev/tcp/127.0.0.1/$1" || return 1
 	printf '%s\r\nHost: test\r\nConnection: close\r\n\r\n' "$2" >&9
 	while IFS= read -r -t 10 line <&9; do
 		printf '%s\n' "${line%$'\r'}"
-	done
+	done >"$dir/page"
 	exec 9>&-
+}
+
+answers() { # status port request-line
+	http "$2" "$3" || fail "no answer"
+	grep -q "^HTTP/1.1 $1 " "$dir/page" || fail "$3: $(head -1 "$dir/page") instead of $1"
 }
 
 t_sigterm_ends_in_order() {
@@ -120,13 +125,12 @@ t_metrics() {
 	local m
 	m=$(sed -n 's|.*metrics at http://127.0.0.1:\([0-9]*\)/metrics|\1|p' "$dir/serve.err")
 	[[ -n $m ]] || fail "no metrics address: $(cat "$dir/serve.err")"
-	http "$m" 'GET /metrics HTTP/1.1' >"$dir/page" || fail "no answer"
-	grep -q '^HTTP/1.1 200' "$dir/page" || fail "$(head -1 "$dir/page")"
+	answers 200 "$m" 'GET /metrics HTTP/1.1'
 	grep -q '^# TYPE dwcp_server_sessions_started.* counter' "$dir/page" || fail "$(cat "$dir/page")"
 	grep -qE '^dwcp_transport_rx_bytes[a-z_]* [0-9]+$' "$dir/page" || fail "$(cat "$dir/page")"
-	http "$m" 'GET / HTTP/1.1' | grep -q '^HTTP/1.1 404' || fail "/ is not 404"
-	http "$m" 'GET /../etc/passwd HTTP/1.1' | grep -q '^HTTP/1.1 404' || fail "a path is not 404"
-	http "$m" 'POST /metrics HTTP/1.1' | grep -q '^HTTP/1.1 405' || fail "POST is not 405"
+	answers 404 "$m" 'GET / HTTP/1.1'
+	answers 404 "$m" 'GET /../etc/passwd HTTP/1.1'
+	answers 405 "$m" 'POST /metrics HTTP/1.1'
 	stop
 }
 
