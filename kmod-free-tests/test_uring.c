@@ -66,6 +66,51 @@ static void short_queue(void **state)
 	side_close(&a);
 }
 
+/* A bundle's limit is in vectors: an odd one first must not let it go one over. */
+static void odd_bundle(const struct uring_opts *o)
+{
+	const uint32_t big = (1 << 20) + 50000, n = 127;
+	uint8_t *src = malloc(big + n), *to = calloc(1, big + n);
+	struct be_token token;
+	struct be_put p[127];
+	struct side a, b;
+	struct err e = { 0 };
+
+	peer_fill(src, big + n, 5);
+	side_open(&b, o, 2);
+	side_listen(&b);
+	side_open_deep(&a, o, 2, 128);
+	sides_pair(&a, &b);
+	assert_int_equal(uring_ops.region_add(b.be, PEER_DOMAIN, 9, to, big + n, &token, &e), 0);
+	for (uint32_t i = 0; i < n; i++)
+		p[i] = (struct be_put){ src + big + i, 1, token, big + i, i };
+	/* A message without body takes one vector. */
+	assert_int_equal(uring_ops.send(a.be, a.stream, &(struct be_msg){ "head", 4, 0, NULL, 1 }, 1), 1);
+	assert_int_equal(uring_ops.put(a.be, a.stream, p, (int)n), n);
+	SIDES_UNTIL(&a, &b, b.placed == n && b.messages == 1 && a.done == n + 1);
+	assert_memory_equal(to + big, src + big, n);
+	/* So does the rest of a put that a bundle could not hold whole. */
+	memset(to, 0, big + n);
+	assert_int_equal(uring_ops.put(a.be, a.stream, &(struct be_put){ src, big, token, 0, 1 }, 1), 1);
+	assert_int_equal(uring_ops.put(a.be, a.stream, p, (int)n), n);
+	SIDES_UNTIL(&a, &b, b.placed == 2 * n + 1 && a.done == 2 * n + 2);
+	assert_memory_equal(to, src, big + n);
+	assert_int_equal(a.failed, 0);
+	side_close(&a);
+	side_close(&b);
+	free(src);
+	free(to);
+}
+
+static void odd_bundles(void **state)
+{
+	struct uring_opts zc = peer_opts("zerocopy", "on", "zerocopy-threshold", "1", NULL);
+
+	(void)state;
+	odd_bundle(NULL);
+	odd_bundle(&zc);
+}
+
 /* --- a reader that does not read --- */
 
 static void slow_reader(void **state)
@@ -320,6 +365,7 @@ int main(void)
 		cmocka_unit_test(tiny_buffers),
 		cmocka_unit_test(basic_ring),
 		cmocka_unit_test(short_queue),
+		cmocka_unit_test(odd_bundles),
 		cmocka_unit_test(slow_reader),
 		cmocka_unit_test(options_reach_the_socket),
 		cmocka_unit_test(no_such_congestion_control),

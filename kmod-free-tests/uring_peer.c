@@ -23,14 +23,14 @@ struct uring_opts peer_opts(const char *name, ...)
 	return o;
 }
 
-void side_open(struct side *s, const struct uring_opts *o, uint32_t streams)
+void side_open_deep(struct side *s, const struct uring_opts *o, uint32_t streams, uint32_t sends)
 {
 	struct be_open open = { .opts = o,
 				.clock = clock_mono,
 				.streams = streams,
 				.frames = 4,
 				.frame_bytes = FRAME_BYTES,
-				.sends = 16,
+				.sends = sends,
 				.regions = 4,
 				.cpu = -1 };
 	struct err e = { 0 };
@@ -43,6 +43,11 @@ void side_open(struct side *s, const struct uring_opts *o, uint32_t streams)
 	s->auto_accept = true;
 	if (uring_ops.open(&open, &s->be, &e) < 0)
 		fail_msg("open: %s", e.why);
+}
+
+void side_open(struct side *s, const struct uring_opts *o, uint32_t streams)
+{
+	side_open_deep(s, o, streams, 16);
 }
 
 static struct be_addr any_port(void)

@@ -39,6 +39,7 @@ struct side {
 struct uring_opts peer_opts(const char *name, ...);
 
 void side_open(struct side *s, const struct uring_opts *o, uint32_t streams);
+void side_open_deep(struct side *s, const struct uring_opts *o, uint32_t streams, uint32_t sends);
 void side_listen(struct side *s);
 void side_region(struct side *s);
 uint8_t *side_memory(const struct side *s);

@@ -159,7 +159,7 @@ static size_t bundle(struct uring *u, struct u_stream *s, bool zc)
 	uint32_t off = s->op_off, room = U_BUNDLE_BYTES;
 	size_t n = 0;
 
-	for (uint32_t seq = s->op_sent; seq != s->op_tail && n < 2 * U_BUNDLE_OPS && room; seq++, off = 0) {
+	for (uint32_t seq = s->op_sent; seq != s->op_tail && n + 2 <= ARRAY_LEN(s->tx_iov) && room; seq++, off = 0) {
 		const struct u_op *op = op_at(u, s, seq);
 		uint32_t body_off = off > op->lead_len ? off - op->lead_len : 0;
 		uint32_t body = (uint32_t)min_u64(op->body_len - body_off, room);
