@@ -3,7 +3,9 @@
 #include "transport/amst.h"
 
 #include "transport/amst_impl.h"
+#include "base/thread.h"
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,7 +39,7 @@ static int open_buffers(struct worker *w, struct err *e)
 	uint64_t most;
 	int rc;
 
-	if (!cfg->chunk)
+	if (!cfg->chunk || !cfg->encodes)
 		return 0;
 	w->buf_bytes = (cfg->chunk + 4095u) & ~4095u;
 	most = max_u64(ENCODE_BUDGET / cfg->workers / w->buf_bytes, 4);
@@ -88,7 +90,7 @@ static int open_worker(struct amst *a, unsigned i, struct err *e)
 	w->window = TX_WINDOW;
 	w->n_streams = (a->cfg.streams - i + a->n - 1) / a->n;
 	w->streams = calloc(w->n_streams, sizeof *w->streams);
-	if (!w->streams || spsc_init(&w->cmds, 3 * w->n_streams + 32, sizeof(struct wcmd)) < 0 ||
+	if (!w->streams || spsc_init(&w->cmds, 4 * w->n_streams + 64, sizeof(struct wcmd)) < 0 ||
 	    spsc_init(&w->evs, 4 * w->n_streams + 128, sizeof(struct amst_event)) < 0)
 		return err_set(e, -ENOMEM, "no memory for %u streams: use fewer", a->cfg.streams);
 	for (uint32_t k = 0; k < w->n_streams; k++)
@@ -99,11 +101,14 @@ static int open_worker(struct amst *a, unsigned i, struct err *e)
 
 static int start_worker(struct worker *w, struct err *e)
 {
-	int rc = pthread_create(&w->thread, NULL, worker_main, w);
+	char name[16];
+	int rc;
 
+	snprintf(name, sizeof name, "dwcp-worker-%u", w->index % 100);
+	rc = thread_start(&w->thread, name, worker_main, w);
 	if (rc)
-		return err_set(e, -rc, "cannot start worker thread %u: %s; raise the process limit (ulimit -u)",
-			       w->index, strerror(rc));
+		return err_set(e, rc, "cannot start worker thread %u: %s; raise the process limit (ulimit -u)",
+			       w->index, strerror(-rc));
 	w->running = true;
 	return 0;
 }
@@ -323,7 +328,11 @@ int amst_source_add(struct amst *a, const void *addr, uint64_t len)
 
 int amst_tx_start(struct amst *a, struct amst_tx *tx)
 {
-	int rc = command_all(a, &(struct wcmd){ .type = CMD_TX_START, .ptr = tx }, NULL);
+	int rc;
+
+	if (tx->stage && (!a->cfg.encodes || (uint64_t)tx->chunk + tx->stage->ops->overhead > a->cfg.chunk))
+		return -EINVAL;
+	rc = command_all(a, &(struct wcmd){ .type = CMD_TX_START, .ptr = tx }, NULL);
 
 	/* Nothing to send is done at once. */
 	if (rc == 0 && !tx->total && !__atomic_exchange_n(&tx->told, 1, __ATOMIC_SEQ_CST)) {

@@ -6,8 +6,8 @@
  * talk over the control stream; this module moves chunks.
  *
  * A worker is one thread with its own backend instance. Workers share nothing
- * in the data path but the transfer's cursor (one fetch-and-add per chunk) and
- * its ring of returned chunks (touched only after a failure).
+ * in the data path but the transfer's cursor (one fetch-and-add per chunk), its sums
+ * (one add per COMMIT) and its ring of returned chunks (touched only after a failure).
  *
  *                 owner thread (client.c / server.c)
  *                    │ commands (spsc)   ▲ events (spsc, notify)
@@ -41,7 +41,8 @@ struct amst_config {
 	const void *be_opts; /* the backend's option struct, or NULL */
 	unsigned workers;    /* 1 … AMST_WORKERS_MAX, at most streams */
 	unsigned streams;    /* 1 … WIRE_STREAMS_MAX */
-	uint32_t chunk;      /* largest staged chunk, bytes: sizes frames and encode buffers; 0: none */
+	uint32_t chunk; /* largest payload of a staged chunk, its stage's overhead included: sizes frames; 0: none */
+	bool encodes;   /* this end will send staged chunks: encode buffers are made */
 	enum amst_sched sched;
 	uint32_t domain;
 	const int *cpus; /* CPU of each worker, or NULL: not pinned */
@@ -157,7 +158,8 @@ bool amst_poll(struct amst *a, struct amst_event *ev);
 bool amst_step(struct amst *a);
 
 /* All of these are commands to workers: the outcome is an event. They return 0, or -EAGAIN when a
- * worker's command ring is full (poll events, then try again), or -EINVAL. */
+ * worker's command ring is full (poll events, then try again), or -EINVAL. The ring holds four commands for each
+ * stream and 64 more: who waits for each outcome before the next command to the same stream never fills it. */
 
 /* Connects a stream (client). pre: BE_PREAMBLE bytes. */
 int amst_connect(struct amst *a, uint32_t stream, uint32_t incarnation, const struct be_addr *to, const uint8_t *pre);

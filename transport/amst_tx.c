@@ -368,16 +368,15 @@ static bool tx_pump(struct worker *w, struct wstream *s)
 	burst = tx_burst(w, tx);
 	while (n < burst && tx_post_next(w, s, tx))
 		n++;
-	tx_commit(w, s, tx, !s->held && (tx_dry(tx) || window_full(w, tx)));
+	tx_commit(w, s, tx, window_full(w, tx) || (!s->held && tx_dry(tx)));
 	return n > 0;
 }
 
-/* What fills the window must be acknowledged for anything to go on. */
+/* What fills the window must be acknowledged for anything to go on, also where a chunk is held that no room is for. */
 static void tx_commit_all(struct worker *w)
 {
 	for (uint32_t i = 0; i < w->n_streams; i++)
-		if (!w->streams[i].held)
-			tx_commit(w, &w->streams[i], w->tx, true);
+		tx_commit(w, &w->streams[i], w->tx, true);
 }
 
 void tx_pump_all(struct worker *w)

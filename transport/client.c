@@ -48,6 +48,7 @@ static int open_amst(struct client *c, struct err *e)
 		.workers = c->cfg.workers,
 		.streams = c->cfg.streams,
 		.chunk = c->cfg.stage_chunk,
+		.encodes = true,
 		.sched = c->cfg.sched,
 		.domain = 1,
 		.cpus = c->cfg.cpus,
@@ -108,7 +109,6 @@ int client_open(struct client **out, const struct client_config *cfg, uint64_t *
 	if (!c)
 		return err_set(e, -ENOMEM, "no memory for a session");
 	c->cfg = *cfg;
-	c->fence = -1;
 	session_id(c);
 	start = conn_now(c);
 	rc = alloc_client(c, e);
@@ -250,19 +250,34 @@ static int parse_reply(struct client *c, uint16_t type, struct rcur *reply, stru
 	return status ? err_set(e, status, "%s: %s", c->cfg.target, conn_clean(text)) : 0;
 }
 
+static int silent_text(const struct client *c, struct err *e)
+{
+	return err_set(e, -ETIMEDOUT, "%s is connected, but does not answer a request: look at its load and log",
+		       c->cfg.target);
+}
+
 int client_call(struct client *c, uint16_t type, const void *fields, uint32_t len, struct rcur *reply, struct err *e)
 {
 	struct wcur w = wcur_init(c->call.out, WIRE_CTL_MAX);
 	uint64_t started = conn_now(c);
 	int rc;
 
+	if (len > WIRE_CTL_MAX - WIRE_HEAD)
+		return err_set(e, -EMSGSIZE, "a request of %u bytes is too long", len);
+	/* The bytes of a request that was given up are the backend's until DONE. */
+	c->call.busy = false;
+	while (c->call.flying) {
+		rc = client_turn(c, 100 * NS_PER_MS, e);
+		if (rc < 0)
+			return rc;
+		if (conn_now(c) - started > c->cfg.timeout_ns)
+			return silent_text(c, e);
+	}
 	c->call.busy = true;
 	c->call.sent = c->call.answered = false;
 	c->call.id = ++c->next_id;
 	wire_put_head(&w, type, c->call.id);
 	put_bytes(&w, fields, len);
-	if (w.bad)
-		return err_set(e, -EMSGSIZE, "a request of %u bytes is too long", len);
 	c->call.len = (uint32_t)(w.p - c->call.out);
 	wire_seal(c->call.out, c->call.len);
 	while (!c->call.answered) {
@@ -272,9 +287,7 @@ int client_call(struct client *c, uint16_t type, const void *fields, uint32_t le
 		if (c->lost_at)
 			started = conn_now(c); /* the resume has its own limit */
 		if (!c->call.answered && conn_now(c) - started > answer_time(c, type))
-			return err_set(e, -ETIMEDOUT,
-				       "%s is connected, but does not answer a request: look at its load and log",
-				       c->cfg.target);
+			return silent_text(c, e);
 	}
 	c->call.busy = false;
 	return parse_reply(c, type, reply, e);
@@ -366,10 +379,15 @@ int client_info(struct client *c, struct msg_info *info, struct err *e)
 static int wait_fenced(struct client *c, struct err *e)
 {
 	uint64_t started = conn_now(c);
+	unsigned left = conn_unfenced(c), before = left;
 	int rc = 0;
 
-	while (rc == 0 && !conn_fenced(c)) {
+	while (rc == 0 && left) {
 		rc = client_turn(c, 100 * NS_PER_MS, e);
+		left = conn_unfenced(c);
+		if (left < before)
+			started = conn_now(c);
+		before = left;
 		if (rc == 0 && !c->lost_at && conn_now(c) - started > c->cfg.timeout_ns)
 			rc = err_set(e, -ETIMEDOUT, "streams to %s keep breaking: check the link", c->cfg.target);
 	}
@@ -587,8 +605,14 @@ int client_pull(struct client *c, uint32_t from, uint32_t to, struct be_token to
 			rc = client_call(c, MSG_PULL_STOP, NULL, 0, &in, e);
 		done = stop || now.chunks_placed - base.chunks_placed >= whole;
 	}
-	if (rc == 0)
-		rc = client_call_msg(c, MSG_PULL_WAIT, NULL, NULL, &wire_pull_result, result, e);
+	if (rc == -ETIMEDOUT && !c->lost_at) /* what stopped may be its own doing: it knows */
+		client_call(c, MSG_PULL_STOP, NULL, 0, &in, NULL);
+	if (rc == 0 || (rc == -ETIMEDOUT && !c->lost_at)) {
+		int told = client_call_msg(c, MSG_PULL_WAIT, NULL, NULL, &wire_pull_result, result, rc ? NULL : e);
+
+		if (rc == 0 || (told == 0 && result->status))
+			rc = told;
+	}
 	if (tick && tick->fn) {
 		amst_counters(c->amst, &now, &b);
 		tick->fn(tick->ctx, conn_now(c), now.bytes_placed - base.bytes_placed);

@@ -13,6 +13,7 @@
 #define RETRY_FIRST (10 * NS_PER_MS)
 #define RETRY_MOST (1000 * NS_PER_MS)
 #define CTL_COOKIE 0xc0ull
+#define CALL_COOKIE 0xc1ull
 #define FENCE_COOKIE 0xf0ull
 
 uint64_t conn_now(const struct client *c)
@@ -115,16 +116,19 @@ static int ctl_connect(struct client *c, const struct be_addr *to, enum pre_kind
 	return rc;
 }
 
-static void fence_answered(struct client *c)
+static void fence_answered(struct client *c, uint32_t id)
 {
-	struct cstream *s = &c->streams[c->fence];
-	uint64_t wait = RETRY_FIRST << (s->fails < 7 ? s->fails : 7);
+	for (uint32_t i = 0; i < c->cfg.streams; i++) {
+		struct cstream *s = &c->streams[i];
+		uint64_t wait = RETRY_FIRST << (s->fails < 7 ? s->fails : 7);
 
-	amst_reclaim(c->amst, (uint32_t)c->fence);
-	s->state = CS_WAITING;
-	s->retry_at = conn_now(c) + (s->fails ? min_u64(wait, RETRY_MOST) : 0);
-	c->fence = -1;
-	c->fence_sent = false;
+		if (s->state != CS_LOST || !s->fence_sent || s->fence_id != id)
+			continue;
+		amst_reclaim(c->amst, i);
+		s->state = CS_WAITING;
+		s->retry_at = conn_now(c) + (s->fails ? min_u64(wait, RETRY_MOST) : 0);
+		return;
+	}
 }
 
 static void stream_lost_there(struct client *c, struct rcur *in)
@@ -160,8 +164,8 @@ static void ctl_message(struct client *c, const void *data, uint32_t len)
 		stream_lost_there(c, &in);
 	else if (h.type == MSG_GOODBYE)
 		take_goodbye(c, &in);
-	else if (h.type == (MSG_STREAM_DOWN | WIRE_REPLY) && c->fence >= 0 && h.id == c->fence_id)
-		fence_answered(c);
+	else if (h.type == (MSG_STREAM_DOWN | WIRE_REPLY) && c->streams)
+		fence_answered(c, h.id);
 	else if ((h.type & WIRE_REPLY) && c->call.busy && h.id == c->call.id && len <= WIRE_CTL_MAX) {
 		memcpy(c->reply, data, len);
 		c->reply_len = len;
@@ -177,9 +181,7 @@ static void resumed(struct client *c)
 		c->streams[i].state = CS_WAITING;
 		c->streams[i].retry_at = 0;
 	}
-	c->fence = -1;
 	c->call.sent = false;
-	c->fence_sent = false;
 	c->none_up_since = conn_now(c);
 	c->resumes++;
 }
@@ -237,6 +239,8 @@ static void ctl_connected(struct client *c, const struct be_event *ev)
 
 static void ctl_event(struct client *c, const struct be_event *ev)
 {
+	if (ev->type == BE_DONE && ev->cookie == CALL_COOKIE)
+		c->call.flying--;
 	/* An address that was given up has nothing to say any more. */
 	if (ev->stream != c->ctl_stream) {
 		if (ev->type == BE_MESSAGE)
@@ -299,6 +303,7 @@ static void stream_down(struct client *c, struct cstream *s, const struct amst_e
 	if (!c->up && !c->none_up_since)
 		c->none_up_since = conn_now(c);
 	s->state = CS_LOST;
+	s->fence_sent = false;
 	s->closing = false;
 	c->open_streams--;
 	c->stream_err = ev->err;
@@ -306,12 +311,13 @@ static void stream_down(struct client *c, struct cstream *s, const struct amst_e
 	memcpy(c->stream_reply, ev->reply, sizeof c->stream_reply);
 }
 
-bool conn_fenced(const struct client *c)
+unsigned conn_unfenced(const struct client *c)
 {
+	unsigned n = 0;
+
 	for (uint32_t i = 0; i < c->cfg.streams; i++)
-		if (c->streams[i].state == CS_LOST || c->streams[i].closing)
-			return false;
-	return true;
+		n += c->streams[i].state == CS_LOST || c->streams[i].closing;
+	return n;
 }
 
 void conn_amst_event(struct client *c, const struct amst_event *ev)
@@ -370,29 +376,31 @@ bool conn_events(struct client *c)
 	return any;
 }
 
-static void send_fence(struct client *c)
+static bool send_fence(struct client *c, uint32_t stream)
 {
-	struct msg_stream_down m;
+	struct cstream *s = &c->streams[stream];
+	struct msg_stream_down m = { stream, s->incarnation };
 	uint8_t head[64];
 	struct wcur out = wcur_init(head, sizeof head);
 
-	for (uint32_t i = 0; c->fence < 0 && i < c->cfg.streams; i++)
-		if (c->streams[i].state == CS_LOST) {
-			c->fence = (int32_t)i;
-			c->fence_id = ++c->next_id;
-			c->fence_sent = false;
-		}
-	if (c->fence < 0 || c->fence_sent)
-		return;
-	m = (struct msg_stream_down){ (uint32_t)c->fence, c->streams[c->fence].incarnation };
-	wire_put_head(&out, MSG_STREAM_DOWN, c->fence_id);
+	s->fence_id = ++c->next_id;
+	wire_put_head(&out, MSG_STREAM_DOWN, s->fence_id);
 	wire_put(&out, &wire_stream_down, &m);
 	wire_seal(head, (uint32_t)(out.p - head));
-	c->fence_sent =
-		c->cfg.ops->send(
-			c->ctl, c->ctl_stream,
-			&(struct be_msg){ .head = head, .head_len = (uint32_t)(out.p - head), .cookie = FENCE_COOKIE },
-			1) == 1;
+	return c->cfg.ops->send(
+		       c->ctl, c->ctl_stream,
+		       &(struct be_msg){ .head = head, .head_len = (uint32_t)(out.p - head), .cookie = FENCE_COOKIE },
+		       1) == 1;
+}
+
+static void send_fences(struct client *c)
+{
+	for (uint32_t i = 0; i < c->cfg.streams; i++) {
+		struct cstream *s = &c->streams[i];
+
+		if (s->state == CS_LOST && !s->fence_sent && !(s->fence_sent = send_fence(c, i)))
+			return;
+	}
 }
 
 /* Sends what is due on the control stream. */
@@ -400,14 +408,14 @@ void conn_flush(struct client *c)
 {
 	if (c->ctl_state != CTL_UP)
 		return;
-	if (c->call.busy && !c->call.sent)
-		c->call.sent =
-			c->cfg.ops->send(
-				c->ctl, c->ctl_stream,
-				&(struct be_msg){ .body = c->call.out, .body_len = c->call.len, .cookie = CTL_COOKIE },
-				1) == 1;
+	if (c->call.busy && !c->call.sent && !c->call.flying) {
+		struct be_msg m = { .body = c->call.out, .body_len = c->call.len, .cookie = CALL_COOKIE };
+
+		c->call.sent = c->cfg.ops->send(c->ctl, c->ctl_stream, &m, 1) == 1;
+		c->call.flying += c->call.sent;
+	}
 	if (c->agreed && !c->closing)
-		send_fence(c);
+		send_fences(c);
 }
 
 void conn_upkeep(struct client *c)

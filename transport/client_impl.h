@@ -19,11 +19,14 @@ struct cstream {
 	bool closing;   /* the peer lost it: our end is being closed */
 	uint32_t fails; /* in a row */
 	uint64_t retry_at;
+	bool fence_sent;   /* lost: STREAM_DOWN is on its way… */
+	uint32_t fence_id; /* …under this number */
 };
 
 /* One request that waits for its answer; `out` is kept to be sent again after a resume. */
 struct call {
 	bool busy, sent, answered;
+	unsigned flying; /* sends of `out` that are not DONE */
 	uint32_t id;
 	uint32_t len;
 	uint8_t *out;
@@ -52,10 +55,6 @@ struct client {
 	uint32_t next_id;
 	uint8_t *reply; /* of `call`: a copy of the frame */
 	uint32_t reply_len;
-
-	int32_t fence; /* stream whose STREAM_DOWN is unanswered, or -1 */
-	uint32_t fence_id;
-	bool fence_sent;
 
 	struct amst *amst;
 	struct cstream *streams;
@@ -86,7 +85,7 @@ void conn_flush(struct client *c);
 int conn_streams(struct client *c, struct err *e);
 bool conn_interrupted(const struct client *c);
 /* No stream went down that the peer might still take old chunks from. */
-bool conn_fenced(const struct client *c);
+unsigned conn_unfenced(const struct client *c);
 /* A peer's text, fit for a terminal; returns it. */
 char *conn_clean(char *text);
 uint64_t conn_now(const struct client *c);
