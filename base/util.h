@@ -25,6 +25,18 @@ static inline uint64_t div_up_u64(uint64_t a, uint64_t b)
 	return a / b + (a % b != 0);
 }
 
+/* Between two looks at what another CPU or device will change. */
+static inline void cpu_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("yield" ::: "memory");
+#else
+	__asm__ volatile("" ::: "memory");
+#endif
+}
+
 /* splitmix64: seeded, repeatable randomness for scheduling, tests and fault
  * injection. Not for keys: those come from getrandom(2). Source: Steele, Lea,
  * Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014. */

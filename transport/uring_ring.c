@@ -295,7 +295,7 @@ static void spin(struct uring *u)
 		for (int i = 0; i < 64; i++) {
 			if (io_uring_cq_ready(&u->ring) || kernel_flags(u))
 				return;
-			__builtin_ia32_pause();
+			cpu_relax();
 		}
 	} while (clock_now(&clock_mono) < end);
 }
