@@ -214,9 +214,6 @@ static bool deliver(struct uring *u, struct u_stream *s, struct u_out *out)
 		return false;
 	if (s->state != U_DYING && s->state != U_CONNECTING && !rx_deliver(u, s, out))
 		return false;
-	/* The greeting may just have arrived. */
-	if (s->connected_pending && !deliver_connected(u, s, out))
-		return false;
 	if (s->state == U_DYING && s->inflight == 0)
 		return deliver_down(u, s, out);
 	return true;

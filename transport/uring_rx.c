@@ -263,7 +263,7 @@ static void report(struct uring *u, struct u_stream *s, struct u_out *out)
 	}
 }
 
-/* Goes on as far as bytes, frames and room for events last. False: no room for more events. */
+/* Goes on as far as bytes, frames and room for events last. False: no room for more events, or CONNECTED comes first. */
 bool rx_deliver(struct uring *u, struct u_stream *s, struct u_out *out)
 {
 	if (s->rx_armed)
