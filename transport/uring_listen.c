@@ -209,6 +209,7 @@ static void shed(struct uring *u)
 	if (u->spare_fd < 0 || flags < 0 || fcntl(u->listen_fd, F_SETFL, flags | O_NONBLOCK) < 0)
 		goto out;
 	close(u->spare_fd);
+	u->spare_fd = -1;
 	for (int i = 0; i < SHED_MAX && poll(&p, 1, 0) == 1; i++) {
 		int fd = accept4(u->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 
@@ -218,7 +219,7 @@ static void shed(struct uring *u)
 	}
 	fcntl(u->listen_fd, F_SETFL, flags);
 out:
-	if (u->spare_fd >= 0 || flags >= 0)
+	if (u->spare_fd < 0)
 		u->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 }
 
