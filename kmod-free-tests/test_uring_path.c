@@ -164,6 +164,46 @@ static void zero_copy_falls_back(void **state)
 	hosts_leave(&h);
 }
 
+/* Auto is cubic between addresses of one host, whatever they are, and else the system's default. */
+static void congestion_by_path(void **state)
+{
+	static const struct {
+		const char *ip, *want;
+	} cases[] = { { "10.213.0.1", "cubic" }, { "10.213.0.2", "reno" } };
+	struct be_info info;
+	struct side a, b;
+	struct hosts h;
+	struct err e = { 0 };
+
+	(void)state;
+	hosts_enter(&h);
+	if (!run("ip link set lo up && echo reno >/proc/sys/net/ipv4/tcp_congestion_control", 0)) {
+		hosts_leave(&h);
+		print_message("skipped: the system's congestion control cannot be set here\n");
+		skip();
+	}
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct be_addr at = host_addr(cases[i].ip, 0);
+
+		side_open(&a, NULL, 1);
+		side_open(&b, NULL, 1);
+		setns(i ? h.b : h.a, CLONE_NEWNET);
+		if (uring_ops.listen(b.be, &at, &b.at, &e) < 0)
+			fail_msg("%s", e.why);
+		setns(h.a, CLONE_NEWNET);
+		sides_pair(&a, &b);
+		assert_int_equal(uring_ops.info(a.be, a.stream, &info), 0);
+		assert_string_equal(info.congestion, cases[i].want);
+		if (!i) { /* the other host has a default of its own */
+			assert_int_equal(uring_ops.info(b.be, b.stream, &info), 0);
+			assert_string_equal(info.congestion, cases[i].want);
+		}
+		side_close(&a);
+		side_close(&b);
+	}
+	hosts_leave(&h);
+}
+
 static void unreachable(void **state)
 {
 	static const struct {
@@ -318,6 +358,7 @@ int main(void)
 		cmocka_unit_test(zero_copy_registered),
 		cmocka_unit_test(zero_copy_auto_is_off_here),
 		cmocka_unit_test(zero_copy_falls_back),
+		cmocka_unit_test(congestion_by_path),
 		cmocka_unit_test(unreachable),
 		cmocka_unit_test(probe_says_why),
 		cmocka_unit_test(spare_descriptor_stays),

@@ -227,6 +227,15 @@ void stream_deliver(struct uring *u, struct u_stream *s, struct u_out *out)
 
 /* --- hooks --- */
 
+/* What depends on where the peer is. */
+void stream_path(struct uring *u, struct u_stream *s)
+{
+	bool local = sock_is_local(s->fd, &s->peer);
+
+	sock_tune_path(&u->opts, s->fd, local);
+	tx_zc_choose(u, s, local);
+}
+
 void stream_connected(struct uring *u, struct u_stream *s, int res)
 {
 	if (s->state != U_CONNECTING)
@@ -236,7 +245,7 @@ void stream_connected(struct uring *u, struct u_stream *s, int res)
 		return;
 	}
 	s->state = U_GREETING;
-	tx_zc_choose(u, s);
+	stream_path(u, s);
 	stream_wish(u, s, W_SEND | W_RECV);
 }
 
@@ -252,7 +261,7 @@ int uring_connect(struct be *be, const struct be_addr *to, const void *pre, uint
 	fd = sock_new(&u->opts, to, e);
 	if (fd < 0)
 		return fd;
-	sock_tune(&u->opts, fd, to);
+	sock_tune(&u->opts, fd);
 	s = stream_new(u, fd, to, U_CONNECTING, domain, cookie);
 	memcpy(s->greet_out, pre, BE_PREAMBLE);
 	s->greet_out_len = BE_PREAMBLE;

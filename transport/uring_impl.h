@@ -254,6 +254,7 @@ void stream_ready(struct uring *u, struct u_stream *s);
 void stream_wish(struct uring *u, struct u_stream *s, uint8_t wishes);
 void stream_die(struct uring *u, struct u_stream *s, int err);
 void stream_deliver(struct uring *u, struct u_stream *s, struct u_out *out);
+void stream_path(struct uring *u, struct u_stream *s);
 void stream_connected(struct uring *u, struct u_stream *s, int res);
 void stream_expire(struct uring *u, struct u_stream *s);
 void stream_deadline(struct uring *u, uint64_t *field, uint64_t after);
@@ -269,7 +270,7 @@ int uring_put(struct be *be, be_stream name, const struct be_put *v, int n);
 void tx_prepare(struct uring *u, struct u_stream *s); /* takes at most two SQEs */
 void tx_cqe(struct uring *u, struct u_stream *s, enum u_kind kind, uint32_t record, int res, uint32_t flags);
 bool tx_deliver(struct uring *u, struct u_stream *s, struct u_out *out, bool all);
-void tx_zc_choose(struct uring *u, struct u_stream *s);
+void tx_zc_choose(struct uring *u, struct u_stream *s, bool local);
 
 /* uring_rx.c */
 void rx_prepare(struct uring *u, struct u_stream *s);
@@ -297,7 +298,9 @@ void request_cqe(struct uring *u, struct be_request *r, int res);
 /* uring_sock.c */
 int sock_check(const struct uring_opts *o, struct err *e);
 int sock_new(const struct uring_opts *o, const struct be_addr *peer, struct err *e);
-void sock_tune(const struct uring_opts *o, int fd, const struct be_addr *peer);
+void sock_tune(const struct uring_opts *o, int fd);
+/* Once connected: only then the local address is known. */
+void sock_tune_path(const struct uring_opts *o, int fd, bool local);
 bool sock_is_local(int fd, const struct be_addr *peer);
 void sock_reset(int fd);
 int uring_info(struct be *be, be_stream name, struct be_info *out);

@@ -354,14 +354,14 @@ int uring_accept(struct be *be, struct be_request *r, const void *reply, uint32_
 	int fd = r->fd;
 
 	request_return(r);
-	sock_tune(&u->opts, fd, &peer);
+	sock_tune(&u->opts, fd);
 	s = stream_new(u, fd, &peer, U_OPEN, domain, cookie);
 	if (!s)
 		return -ENOSPC;
 	tcp_greeting_encode(s->greet_out, TCP_STATUS_ACCEPTED, reply);
 	s->greet_out_len = TCP_GREETING;
 	s->connected_pending = true;
-	tx_zc_choose(u, s);
+	stream_path(u, s);
 	stream_wish(u, s, W_SEND | W_RECV);
 	stream_ready(u, s);
 	*out = stream_name(s);

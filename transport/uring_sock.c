@@ -112,14 +112,12 @@ static void tune_keepalive(const struct uring_opts *o, int fd)
 }
 
 /* Options that improve and do not decide: a kernel that refuses one still carries the stream. */
-void sock_tune(const struct uring_opts *o, int fd, const struct be_addr *peer)
+void sock_tune(const struct uring_opts *o, int fd)
 {
 	if (o->nodelay)
 		set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 	if (!cc_auto(o))
 		cc_set(fd, o->congestion);
-	else if (addr_is_loopback(peer))
-		cc_set(fd, "cubic");
 	if (o->pacing_enabled) {
 		uint64_t rate = o->pacing_rate / 8;
 
@@ -129,6 +127,12 @@ void sock_tune(const struct uring_opts *o, int fd, const struct be_addr *peer)
 	if (o->idle_timeout)
 		set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT,
 			(int)min_u64(div_up_u64(o->idle_timeout, NS_PER_MS), INT32_MAX));
+}
+
+void sock_tune_path(const struct uring_opts *o, int fd, bool local)
+{
+	if (local && cc_auto(o))
+		cc_set(fd, "cubic");
 }
 
 int sock_new(const struct uring_opts *o, const struct be_addr *peer, struct err *e)

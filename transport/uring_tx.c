@@ -401,10 +401,10 @@ bool tx_deliver(struct uring *u, struct u_stream *s, struct u_out *out, bool all
 	return true;
 }
 
-void tx_zc_choose(struct uring *u, struct u_stream *s)
+void tx_zc_choose(struct uring *u, struct u_stream *s, bool local)
 {
 	s->zc_forced = u->opts.zerocopy == URING_ZC_ON;
-	s->zc = u->has_zc && (s->zc_forced || !sock_is_local(s->fd, &s->peer));
+	s->zc = u->has_zc && (s->zc_forced || !local);
 	if (s->zc && !u->zc_streams) {
 		u->zc_streams = true;
 		sources_register(u);
