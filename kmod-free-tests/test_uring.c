@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* The TCP backend beyond the contract: its ring modes, buffers, options and threads. */
 #include "kmod-free-tests/uring_peer.h"
+#include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/tcp.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* --- rings and buffers --- */
@@ -229,6 +234,91 @@ static void options_reach_the_socket(void **state)
 	side_close(&b);
 }
 
+#ifndef SO_BUF_LOCK
+#define SO_BUF_LOCK 72
+#endif
+
+static bool drop_net_admin(void)
+{
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct caps[2];
+
+	if (syscall(SYS_capget, &head, caps))
+		return false;
+	caps[CAP_TO_INDEX(CAP_NET_ADMIN)].effective &= ~CAP_TO_MASK(CAP_NET_ADMIN);
+	return syscall(SYS_capset, &head, caps) == 0;
+}
+
+/* In a child without the capability: 0, or which step failed. */
+static int buffers_unprivileged(const char *log)
+{
+	struct uring_opts within = peer_opts("send-buffer-size", "100000", NULL);
+	struct uring_opts over = peer_opts("send-buffer-size", "1GB", "recv-buffer-size", "1GB", NULL);
+	char text[4096] = "";
+	struct side a, b;
+	int fd;
+
+	if (!drop_net_admin() || !freopen(log, "w+", stderr))
+		return 1;
+	sides_open(&a, &b, &within);
+	if (sock_int(socket_of(&a), SOL_SOCKET, SO_SNDBUF) != 200000)
+		return 2;
+	side_close(&a);
+	side_close(&b);
+	if (ftell(stderr))
+		return 3;
+	for (int i = 0; i < 3; i++) {
+		sides_open(&a, &b, &over);
+		fd = socket_of(&a);
+		if (sock_int(fd, SOL_SOCKET, SO_BUF_LOCK)) /* fixed sizes, which the kernel does not tune */
+			return 4;
+		side_close(&a);
+		side_close(&b);
+	}
+	fd = open(log, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || read(fd, text, sizeof text - 1) <= 0)
+		return 5;
+	close(fd);
+	for (int i = 0; i < 2; i++) {
+		const char *name = i ? "net.core.rmem_max" : "net.core.wmem_max", *at = strstr(text, name);
+
+		if (!at || strstr(at + 1, name))
+			return 6;
+	}
+	return 0;
+}
+
+/* More than sysctl allows and no CAP_NET_ADMIN: the kernel goes on tuning, and the user is told once. */
+static void buffers_over_the_limit(void **state)
+{
+	char log[] = "/tmp/dwcp-test-XXXXXX";
+	int64_t lock = 0;
+	socklen_t len = sizeof lock;
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), limit, status;
+	pid_t pid;
+
+	(void)state;
+	setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &(int){ INT32_MAX / 2 }, sizeof(int));
+	limit = (int)sock_int(fd, SOL_SOCKET, SO_SNDBUF);
+	status = getsockopt(fd, SOL_SOCKET, SO_BUF_LOCK, &lock, &len);
+	close(fd);
+	if (status || limit >= 1 << 30 || limit < 200000) {
+		print_message("skipped: wmem_max is unusual here, or the kernel is older than 5.14\n");
+		skip();
+	}
+	fd = mkstemp(log);
+	assert_true(fd >= 0);
+	close(fd);
+	fflush(NULL);
+	pid = fork();
+	if (pid == 0)
+		_exit(buffers_unprivileged(log));
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	unlink(log);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 static void no_such_congestion_control(void **state)
 {
 	struct uring_opts o = peer_opts("congestion", "nonesuch", NULL);
@@ -368,6 +458,7 @@ int main(void)
 		cmocka_unit_test(odd_bundles),
 		cmocka_unit_test(slow_reader),
 		cmocka_unit_test(options_reach_the_socket),
+		cmocka_unit_test(buffers_over_the_limit),
 		cmocka_unit_test(no_such_congestion_control),
 		cmocka_unit_test(requests_across_threads),
 		cmocka_unit_test(close_elsewhere),

@@ -25,9 +25,9 @@ static const struct opt options[] = {
 	{ "pacing-rate", NULL, 0, OPT_RATE, FIELD(pacing_rate), "1Gbps", 8000, 0, false, NULL, NULL, NULL,
 	  "rate of one stream, when pacing is enabled" },
 	{ "send-buffer-size", NULL, 0, OPT_SIZE, FIELD(send_buffer_size), "auto", 4096, 1 << 30, true, NULL, NULL, NULL,
-	  "socket send buffer; auto: the kernel's tuning" },
+	  "socket send buffer; auto, or more than this user may have: the kernel's tuning" },
 	{ "recv-buffer-size", NULL, 0, OPT_SIZE, FIELD(recv_buffer_size), "auto", 4096, 1 << 30, true, NULL, NULL, NULL,
-	  "socket receive buffer; auto: the kernel's tuning" },
+	  "socket receive buffer; auto, or more than this user may have: the kernel's tuning" },
 	{ "keepalive-interval", NULL, 0, OPT_TIME, FIELD(keepalive_interval), "60s", 0, 9 * 3600 * NS_PER_S, false,
 	  NULL, NULL, NULL, "silence after which the peer is probed; 0: never" },
 	{ "connection-timeout", NULL, 0, OPT_TIME, FIELD(connection_timeout), "30s", NS_PER_MS, 3600 * NS_PER_S, false,
@@ -154,6 +154,7 @@ static int uring_open(const struct be_open *o, struct be **out, struct err *e)
 	else
 		opt_defaults(&(struct opt_group){ "tcp", NULL, options, ARRAY_LEN(options), &u->opts }, 1);
 	u->idle_ns = u->opts.idle_timeout ? u->opts.idle_timeout : u->opts.connection_timeout;
+	sock_limit_buffers(&u->opts);
 	if ((r = sock_check(&u->opts, e)) < 0 || (r = streams_open(u, o, e)) < 0 || (r = frames_open(u, o, e)) < 0 ||
 	    (r = regions_open(u, o->regions, e)) < 0 || (r = requests_open(u, e)) < 0 ||
 	    (r = ring_open(u, cq_entries(u), e)) < 0) {

@@ -21,8 +21,8 @@ struct uring_opts {
 	char congestion[16]; /* "auto": cubic between addresses of this host, else the system's default */
 	bool pacing_enabled;
 	uint64_t pacing_rate;        /* bits per second and stream */
-	uint64_t send_buffer_size;   /* bytes; 0 auto */
-	uint64_t recv_buffer_size;   /* bytes; 0 auto */
+	uint64_t send_buffer_size;   /* bytes; 0 auto. Over net.core.wmem_max and without CAP_NET_ADMIN: auto */
+	uint64_t recv_buffer_size;   /* the same, net.core.rmem_max */
 	uint64_t keepalive_interval; /* ns; 0 off */
 	uint64_t connection_timeout; /* ns; connect and the peer's answer together */
 	uint64_t idle_timeout;       /* ns; 0: the kernel's */

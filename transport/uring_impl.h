@@ -297,6 +297,8 @@ void request_cqe(struct uring *u, struct be_request *r, int res);
 
 /* uring_sock.c */
 int sock_check(const struct uring_opts *o, struct err *e);
+/* Turns sizes that this process may not have into auto, with one warning for each option. */
+void sock_limit_buffers(struct uring_opts *o);
 int sock_new(const struct uring_opts *o, const struct be_addr *peer, struct err *e);
 void sock_tune(const struct uring_opts *o, int fd);
 /* Once connected: only then the local address is known. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Sockets: options, congestion control, path facts. */
+#include "base/log.h"
 #include "base/util.h"
 #include "transport/uring_impl.h"
 #include <arpa/inet.h>
@@ -82,12 +83,51 @@ bool sock_is_local(int fd, const struct be_addr *peer)
 	return getsockname(fd, &local.sa, &local.len) == 0 && same_host_address(&local, peer);
 }
 
-static void set_buffer(int fd, int forced, int plain, uint64_t bytes)
-{
-	int v = (int)min_u64(bytes, INT32_MAX);
+#define BUFFER_MOST (INT32_MAX / 2) /* the kernel doubles it */
 
-	if (set_int(fd, SOL_SOCKET, forced, v) < 0)
-		set_int(fd, SOL_SOCKET, plain, v);
+static int set_buffer(int fd, int forced, int plain, uint64_t bytes)
+{
+	int v = (int)min_u64(bytes, BUFFER_MOST);
+
+	return set_int(fd, SOL_SOCKET, forced, v) < 0 ? set_int(fd, SOL_SOCKET, plain, v) : 0;
+}
+
+/* Would a socket get so large a buffer? The sysctl itself cannot be read in every container. */
+static bool buffer_fits(int forced, int plain, uint64_t bytes)
+{
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), v = INT32_MAX;
+	socklen_t len = sizeof v;
+
+	if (fd < 0)
+		return true;
+	if (set_buffer(fd, forced, plain, bytes) < 0 || getsockopt(fd, SOL_SOCKET, plain, &v, &len) < 0)
+		v = INT32_MAX;
+	close(fd);
+	return (uint64_t)v >= 2 * min_u64(bytes, BUFFER_MOST);
+}
+
+/* A size that the kernel would cut down also ends its own tuning, which often goes further than the cut size. */
+static void limit_buffer(uint64_t *bytes, int forced, int plain, const char *option, const char *sysctl,
+			 atomic_flag *warned)
+{
+	if (!*bytes || buffer_fits(forced, plain, *bytes))
+		return;
+	if (!atomic_flag_test_and_set(warned))
+		log_warn(
+			"tcp: %s of %llu bytes is over sysctl %s and needs CAP_NET_ADMIN: left to the kernel's tuning; "
+			"raise the sysctl to get it",
+			option, (unsigned long long)*bytes, sysctl);
+	*bytes = 0;
+}
+
+void sock_limit_buffers(struct uring_opts *o)
+{
+	static atomic_flag sending = ATOMIC_FLAG_INIT, receiving = ATOMIC_FLAG_INIT;
+
+	limit_buffer(&o->send_buffer_size, SO_SNDBUFFORCE, SO_SNDBUF, "send-buffer-size", "net.core.wmem_max",
+		     &sending);
+	limit_buffer(&o->recv_buffer_size, SO_RCVBUFFORCE, SO_RCVBUF, "recv-buffer-size", "net.core.rmem_max",
+		     &receiving);
 }
 
 /* Before connect or listen, so that the window scale fits. Auto: the kernel's own tuning. */
