@@ -78,11 +78,9 @@ void batch_report(struct send_job *job, struct batch_item *it, int status, const
 {
 	char why[sizeof(((struct err *)0)->why)];
 
-	/* The text may be a peer's: a terminal must not take it for a command. */
+	/* The text may be a peer's, and names may hold anything: a terminal must not take it for a command. */
 	snprintf(why, sizeof(why), "%s", text);
-	for (char *p = why; *p; p++)
-		if ((unsigned char)*p < ' ' || *p == 0x7f)
-			*p = '?';
+	client_clean(why);
 	it->status = status;
 	job->totals.failed++;
 	progress_clear(&job->progress);

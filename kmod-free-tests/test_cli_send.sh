@@ -134,6 +134,18 @@ t_one_failure_does_not_stop_the_others() {
 	stop
 }
 
+# Names and answers must not command the terminal.
+t_escapes_in_names() {
+	serve --store="$dir/store"
+	local name=$'\033[31m\xc2\x9b7m\xffred'
+	mkdir -p "$dir/store/$name" "$dir/sent"
+	echo 1 >"$dir/sent/$name"
+	dwcp send "$dir/sent/$name" "$at" >"$dir/out" 2>&1 && fail "sent over a folder"
+	grep -q 'red' "$dir/out" || fail "the name is missing: $(cat -v "$dir/out")"
+	LC_ALL=C grep -q $'[\001-\010\013-\037\177\200-\237\377]' "$dir/out" && fail "$(cat -v "$dir/out")"
+	stop
+}
+
 t_disk_full() {
 	command -v unshare >/dev/null || skip "no unshare"
 	unshare -Urm true 2>/dev/null || skip "this machine gives no user namespace"

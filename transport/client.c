@@ -247,7 +247,7 @@ static int parse_reply(struct client *c, uint16_t type, struct rcur *reply, stru
 			       "%s sent an answer that this dwcp does not understand: install the same release on "
 			       "both hosts",
 			       c->cfg.target);
-	return status ? err_set(e, status, "%s: %s", c->cfg.target, conn_clean(text)) : 0;
+	return status ? err_set(e, status, "%s: %s", c->cfg.target, client_clean(text)) : 0;
 }
 
 static int silent_text(const struct client *c, struct err *e)
@@ -370,6 +370,33 @@ int client_digest(struct client *c, uint32_t region, uint64_t offset, uint64_t b
 int client_info(struct client *c, struct msg_info *info, struct err *e)
 {
 	return client_call_msg(c, MSG_INFO, NULL, NULL, &wire_info, info, e);
+}
+
+int client_sample(struct client *c, struct err *e)
+{
+	uint64_t until = conn_now(c) + NS_PER_S;
+	bool asked = false;
+
+	while (!asked || !c->sampled) {
+		/* A sample that is under way may have been taken a while ago: it is waited for, then ours is taken. */
+		if (!asked) {
+			c->sampled = false;
+			asked = amst_sample(c->amst) == 0;
+		}
+		conn_events(c);
+		if (conn_now(c) > until)
+			return err_set(e, -ETIMEDOUT, "the workers do not answer: look at this machine's load");
+		if (c->cfg.manual && c->cfg.drive)
+			c->cfg.drive(c->cfg.drive_ctx);
+		else if (!c->sampled)
+			c->cfg.ops->wait(c->ctl, 10 * NS_PER_MS);
+	}
+	return 0;
+}
+
+int client_path(struct client *c, struct be_info *out)
+{
+	return c->ctl_state == CTL_UP ? c->cfg.ops->info(c->ctl, c->ctl_stream, out) : -ENOTCONN;
 }
 
 /* ---- transfers --------------------------------------------------------------------------------- */

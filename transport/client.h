@@ -96,5 +96,12 @@ int client_pull(struct client *c, uint32_t from, uint32_t to, struct be_token to
 		struct msg_pull_result *result, struct err *e);
 
 int client_info(struct client *c, struct msg_info *info, struct err *e);
+/* Makes amst_retransmits fresh. Asks only our own workers: works, within a second, also when interrupted. */
+int client_sample(struct client *c, struct err *e);
+/* Facts of the control connection, which has the same options as the data streams. 0, or -errno when it is down. */
+int client_path(struct client *c, struct be_info *out);
+
+/* Makes a peer's text fit for a terminal, in place: what is a control character or no UTF-8 becomes '?'. Returns it. */
+char *client_clean(char *text);
 
 #endif

@@ -38,11 +38,34 @@ static void printable(char *out, size_t cap, const uint8_t *in, size_t n)
 	out[k] = 0;
 }
 
-char *conn_clean(char *text)
+/* Bytes of the character at p that a terminal only shows; 0: it is a control character, or no UTF-8. */
+static size_t shown(const unsigned char *p)
 {
-	for (char *p = text; *p; p++)
-		if (iscntrl((unsigned char)*p))
-			*p = '.';
+	size_t n = p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
+
+	if (p[0] < 0x80)
+		return p[0] >= ' ' && p[0] != 0x7f;
+	if (p[0] < 0xc2 || p[0] > 0xf4)
+		return 0;
+	for (size_t i = 1; i < n; i++)
+		if ((p[i] & 0xc0) != 0x80)
+			return 0;
+	/* U+0080 to U+009F are controls, too; then longer forms of what is shorter, surrogates, and beyond Unicode */
+	if ((p[0] == 0xc2 && p[1] < 0xa0) || (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] >= 0xa0) ||
+	    (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] >= 0x90))
+		return 0;
+	return n;
+}
+
+char *client_clean(char *text)
+{
+	for (char *p = text; *p;) {
+		size_t n = shown((const unsigned char *)p);
+
+		if (!n)
+			*p = '?';
+		p += n ? n : 1;
+	}
 	return text;
 }
 
@@ -147,7 +170,7 @@ static void take_goodbye(struct client *c, struct rcur *in)
 	get_str(in, c->goodbye, sizeof c->goodbye);
 	if (!c->goodbye[0])
 		snprintf(c->goodbye, sizeof c->goodbye, "it did not say why");
-	conn_clean(c->goodbye);
+	client_clean(c->goodbye);
 }
 
 static void ctl_message(struct client *c, const void *data, uint32_t len)

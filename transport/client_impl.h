@@ -86,8 +86,6 @@ int conn_streams(struct client *c, struct err *e);
 bool conn_interrupted(const struct client *c);
 /* No stream went down that the peer might still take old chunks from. */
 unsigned conn_unfenced(const struct client *c);
-/* A peer's text, fit for a terminal; returns it. */
-char *conn_clean(char *text);
 uint64_t conn_now(const struct client *c);
 
 #endif
