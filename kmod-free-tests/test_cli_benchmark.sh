@@ -11,7 +11,7 @@ bench() {
 }
 
 field() { # jq-expression that must be true
-	jq -e "$1" "$dir/out.json" >/dev/null || fail "not true: $1 in $(jq -c 'del(.intervals)' "$dir/out.json")"
+	jq -es "length == 1 and (.[0] | ($1))" "$dir/out.json" >/dev/null || fail "not true: $1 in $(jq -c 'del(.intervals)' "$dir/out.json")"
 }
 
 children_of() {
