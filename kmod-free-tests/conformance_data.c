@@ -28,8 +28,17 @@ static void message_sizes(void **state)
 	struct conf *c = *state;
 	uint32_t max = c->t->frame_bytes ? c->t->frame_bytes : c->ops->caps.frame_max;
 	const uint32_t sizes[][2] = { /* head, body */
-				      { 0, 0 }, { 1, 0 }, { 0, 1 }, { 7, 9 }, { BE_HEAD_MAX, 0 }, { 64, 4096 },
-				      { BE_HEAD_MAX, 4097 }, { 0, 65537 }, { 100, max - 100 }, { 0, max } };
+				      { 0, 0 },
+				      { 1, 0 },
+				      { 0, 1 },
+				      { 7, 9 },
+				      { BE_HEAD_MAX, 0 },
+				      { 64, 4096 },
+				      { BE_HEAD_MAX, 4097 },
+				      { 0, 65537 },
+				      { 100, max - 100 },
+				      { 0, max }
+	};
 	uint64_t n = 0;
 	int a, b;
 
@@ -139,7 +148,8 @@ static void many_at_a_time(void **state)
 
 		for (int i = 0; i < n; i++) {
 			seq[i] = sent + (uint32_t)i;
-			v[i] = (struct be_msg){ .head = &seq[i], .head_len = sizeof seq[i],
+			v[i] = (struct be_msg){ .head = &seq[i],
+						.head_len = sizeof seq[i],
 						.cookie = (uint64_t)a << 32 | seq[i] };
 		}
 		n = c->ops->send(c->be[1], s->s, v, n);
@@ -208,6 +218,48 @@ static void put_not_allowed(void **state)
 	conf_put(c, a, c->region[0].token, 0, c->src, 8);
 	conf_send(c, a, "x", 1, NULL, 0);
 	WAIT(c, c->st[b].messages == 1);
+}
+
+/* Those before it are taken, it and those behind it are not, and the stream lives on. */
+static void arrays_with_a_wrong_one(void **state)
+{
+	struct conf *c = *state;
+	struct conf_stream *s;
+	struct be_token t;
+	int a, b, n = 0;
+
+	conf_open(c, 2);
+	conf_region(c, 0, 0, CONF_DOMAIN, 3, 4096);
+	conf_pair(c, 1, 0, &a, &b);
+	t = c->region[0].token;
+	s = &c->st[a];
+	for (uint64_t at = 0; at < 3; at++) { /* the wrong one's place */
+		uint64_t cookie = (uint64_t)a << 32 | s->accepted;
+		struct be_put p[3] = { { c->src, 8, t, 0, cookie },
+				       { c->src, 8, t, 8, cookie + 1 },
+				       { c->src, 8, t, 16, cookie + 2 } };
+
+		p[at].len = 0;
+		WAIT(c, (n = c->ops->put(c->be[1], s->s, p, 3)) != 0);
+		assert_true(at ? n >= 1 && n <= (int)at : n == -EINVAL);
+		s->accepted += n > 0 ? (uint64_t)n : 0;
+		conf_all_done(c, a);
+	}
+	for (uint64_t at = 0; at < 3; at++) {
+		uint64_t cookie = (uint64_t)a << 32 | s->accepted, before = c->st[b].messages;
+		struct be_msg m[3] = { { "0", 1, 0, NULL, cookie },
+				       { "1", 1, 0, NULL, cookie + 1 },
+				       { "2", 1, 0, NULL, cookie + 2 } };
+
+		m[at].head = c->src;
+		m[at].head_len = BE_HEAD_MAX + 1;
+		WAIT(c, (n = c->ops->send(c->be[1], s->s, m, 3)) != 0);
+		assert_true(at ? n >= 1 && n <= (int)at : n == -EINVAL);
+		s->accepted += n > 0 ? (uint64_t)n : 0;
+		WAIT(c, c->st[b].messages == before + (n > 0 ? (uint64_t)n : 0));
+		conf_all_done(c, a);
+	}
+	assert_int_equal(s->failed, 0);
 }
 
 static void placed_before_message(void **state)
@@ -453,13 +505,22 @@ static void hinted_sources(void **state)
 }
 
 const struct CMUnitTest conf_data_tests[] = {
-	CONF_TEST(message_sizes),	 CONF_TEST(message_too_large),
-	CONF_TEST(message_over_the_peers_frames), CONF_TEST(messages_in_order),
-	CONF_TEST(many_at_a_time),	 CONF_TEST(put_sizes),
-	CONF_TEST(put_not_allowed),	 CONF_TEST(placed_before_message),
-	CONF_TEST(poll_one_event_at_a_time), CONF_TEST(both_directions),
-	CONF_TEST(many_streams),	 CONF_TEST(back_pressure),
-	CONF_TEST(frames_run_out),	 CONF_TEST(frame_outlives_its_stream),
-	CONF_TEST(counters_add_up),	 CONF_TEST(hinted_sources),
+	CONF_TEST(message_sizes),
+	CONF_TEST(message_too_large),
+	CONF_TEST(message_over_the_peers_frames),
+	CONF_TEST(messages_in_order),
+	CONF_TEST(many_at_a_time),
+	CONF_TEST(put_sizes),
+	CONF_TEST(put_not_allowed),
+	CONF_TEST(arrays_with_a_wrong_one),
+	CONF_TEST(placed_before_message),
+	CONF_TEST(poll_one_event_at_a_time),
+	CONF_TEST(both_directions),
+	CONF_TEST(many_streams),
+	CONF_TEST(back_pressure),
+	CONF_TEST(frames_run_out),
+	CONF_TEST(frame_outlives_its_stream),
+	CONF_TEST(counters_add_up),
+	CONF_TEST(hinted_sources),
 };
 const size_t n_conf_data_tests = ARRAY_LEN(conf_data_tests);

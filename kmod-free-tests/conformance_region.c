@@ -139,11 +139,15 @@ static void region_errors(void **state)
 	e = (struct err){ 0 };
 	rc = c->ops->region_add(c->be[0], CONF_DOMAIN, 3, c->region[0].base, REGION, &t, &e);
 	assert_true(rc < 0 && e.code == rc && strlen(e.why) > 10);
+	assert_int_equal(c->ops->region_drop(c->be[0], CONF_DOMAIN, 3), 0); /* unknown: nothing is placed into it */
+	assert_int_equal(c->ops->region_drop(c->be[0], CONF_DOMAIN + 1, 1), 0);
 	for (int i = 0; i < 50; i++) { /* places come back */
 		assert_int_equal(c->ops->region_drop(c->be[0], CONF_DOMAIN, 2), 0);
 		rc = c->ops->region_add(c->be[0], CONF_DOMAIN, 2, c->region[1].base, REGION, &t, &e);
 		assert_int_equal(rc, 0);
 	}
+	assert_int_equal(c->ops->region_drop(c->be[0], CONF_DOMAIN, 2), 0);
+	assert_int_equal(c->ops->region_drop(c->be[0], CONF_DOMAIN, 2), 0);
 }
 
 static void dropped_region(void **state)
@@ -200,11 +204,47 @@ static void drop_under_traffic(void **state)
 		WAIT(c, (rc = c->ops->region_drop(c->be[0], CONF_DOMAIN, 1), busy += rc == -EBUSY, rc != -EBUSY));
 		assert_int_equal(rc, 0);
 		memset(c->region[0].base, 0xee, len); /* ours again: whatever arrives now must not land here */
-		WAIT(c, (flood(c, a, 4, len), c->st[a[0]].down && c->st[a[1]].down && c->st[a[2]].down &&
-						      c->st[a[3]].down));
+		WAIT(c, (flood(c, a, 4, len),
+			 c->st[a[0]].down && c->st[a[1]].down && c->st[a[2]].down && c->st[a[3]].down));
 		WAIT(c, c->st[b[0]].down && c->st[b[1]].down && c->st[b[2]].down && c->st[b[3]].down);
 		assert_true(conf_all(c->region[0].base, len, 0xee));
 		conf_guards(c, 0);
+	}
+}
+
+/* After -EBUSY nobody need ask again: when the streams that were placing are DOWN, the id is free. */
+static void busy_region_ends_with_its_streams(void **state)
+{
+	struct conf *c = *state;
+	const uint32_t len = CONF_SRC_BYTES;
+	struct be_token t;
+	struct err e = { 0 };
+
+	conf_open(c, 2);
+	for (int round = 0; round < 12; round++) {
+		int a[3], b[3], rc;
+
+		free(c->region[0].memory);
+		conf_region(c, 0, 0, CONF_DOMAIN, 1, len);
+		for (int i = 0; i < 3; i++)
+			conf_pair(c, 1, 0, &a[i], &b[i]);
+		for (int i = 0; i <= round; i++) {
+			flood(c, a, 3, len);
+			conf_step(c);
+		}
+		rc = c->ops->region_drop(c->be[0], CONF_DOMAIN, 1);
+		if (rc == -EBUSY)
+			assert_true(c->ops->region_add(c->be[0], CONF_DOMAIN, 1, c->region[0].base, len, &t, &e) < 0);
+		else
+			assert_int_equal(rc, 0);
+		WAIT(c, (flood(c, a, 3, len), c->st[a[0]].down && c->st[a[1]].down && c->st[a[2]].down &&
+						      c->st[b[0]].down && c->st[b[1]].down && c->st[b[2]].down));
+		memset(c->region[0].base, 0xee, len);
+		if (c->ops->region_add(c->be[0], CONF_DOMAIN, 1, c->region[0].base, len, &t, &e) < 0)
+			fail_msg("after DOWN of every stream: %s", e.why);
+		conf_steps(c, 5);
+		assert_true(conf_all(c->region[0].base, len, 0xee));
+		assert_int_equal(c->ops->region_drop(c->be[0], CONF_DOMAIN, 1), 0);
 	}
 }
 
@@ -235,8 +275,13 @@ static void nothing_placed_after_down(void **state)
 }
 
 const struct CMUnitTest conf_region_tests[] = {
-	CONF_TEST(hostile_puts),       CONF_TEST(token_of_several_instances), CONF_TEST(same_id_in_two_domains),
-	CONF_TEST(region_errors),      CONF_TEST(dropped_region),	      CONF_TEST(drop_under_traffic),
+	CONF_TEST(hostile_puts),
+	CONF_TEST(token_of_several_instances),
+	CONF_TEST(same_id_in_two_domains),
+	CONF_TEST(region_errors),
+	CONF_TEST(dropped_region),
+	CONF_TEST(drop_under_traffic),
+	CONF_TEST(busy_region_ends_with_its_streams),
 	CONF_TEST(nothing_placed_after_down),
 };
 const size_t n_conf_region_tests = ARRAY_LEN(conf_region_tests);

@@ -150,7 +150,9 @@ static void short_accept(void **state)
 		int n;
 
 		for (int i = 0; i < 8; i++)
-			v[i] = (struct be_put){ .src = c->src, .len = 16, .token = c->region[0].token,
+			v[i] = (struct be_put){ .src = c->src,
+						.len = 16,
+						.token = c->region[0].token,
 						.cookie = (uint64_t)a << 32 | (uint32_t)(s->accepted + (uint64_t)i) };
 		n = c->ops->put(c->be[1], s->s, v, 8);
 		assert_in_range(n, waiting ? 0 : 1, 8); /* 0 only while a DONE is to come */
@@ -321,6 +323,8 @@ static void crash(void **state)
 static void torn_put_keeps_a_region_busy(void **state)
 {
 	struct conf *c = *state;
+	struct be_token t;
+	struct err e;
 	int a, b;
 
 	conf_open(c, 2);
@@ -334,7 +338,10 @@ static void torn_put_keeps_a_region_busy(void **state)
 	assert_true(memcmp(c->region[0].base, c->src, 4096));
 	assert_int_equal(c->ops->region_drop(c->be[0], CONF_DOMAIN, 1), -EBUSY);
 	memset(c->region[0].base, 0xee, 4096);
+	assert_int_equal(c->ops->region_drop(c->be[0], CONF_DOMAIN, 1), -EBUSY);
+	assert_int_equal(c->ops->region_add(c->be[0], CONF_DOMAIN, 1, c->region[0].base, 4096, &t, &e), -EEXIST);
 	WAIT(c, c->st[a].down && c->st[b].down);
+	assert_int_equal(c->ops->region_add(c->be[0], CONF_DOMAIN, 1, c->region[0].base, 4096, &t, &e), 0);
 	assert_int_equal(c->ops->region_drop(c->be[0], CONF_DOMAIN, 1), 0);
 	assert_true(conf_all(c->region[0].base, 4096, 0xee));
 }
@@ -397,10 +404,17 @@ static void runs_repeat(void **state)
 static int own_faults(struct conf_target *t)
 {
 	struct CMUnitTest tests[] = {
-		CONF_TEST(delay_and_bandwidth), CONF_TEST(done_can_be_late), CONF_TEST(streams_overtake),
-		CONF_TEST(short_accept),	CONF_TEST(corruption),	     CONF_TEST(random_drops),
-		CONF_TEST(connect_faults),	CONF_TEST(partition_heals),  CONF_TEST(crash),
-		CONF_TEST(torn_put_keeps_a_region_busy), CONF_TEST(aborted_operations_say_so),
+		CONF_TEST(delay_and_bandwidth),
+		CONF_TEST(done_can_be_late),
+		CONF_TEST(streams_overtake),
+		CONF_TEST(short_accept),
+		CONF_TEST(corruption),
+		CONF_TEST(random_drops),
+		CONF_TEST(connect_faults),
+		CONF_TEST(partition_heals),
+		CONF_TEST(crash),
+		CONF_TEST(torn_put_keeps_a_region_busy),
+		CONF_TEST(aborted_operations_say_so),
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(tests); i++)

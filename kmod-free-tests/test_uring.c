@@ -116,6 +116,37 @@ static void odd_bundles(void **state)
 	odd_bundle(&zc);
 }
 
+/* The region of a put that has half arrived is busy until its stream is DOWN, and free from then on. */
+static void dropped_while_arriving(void **state)
+{
+	uint8_t half[1000];
+	struct tcp_frame f = { .type = TCP_FRAME_PUT, .len = 2000, .region = PEER_REGION };
+	struct be_info info;
+	struct side s;
+	struct err e;
+	int fd;
+
+	(void)state;
+	memset(half, 0x3c, sizeof half);
+	side_open(&s, NULL, 2);
+	side_listen(&s);
+	side_region(&s);
+	fd = peer_greet(&s);
+	f.key = s.token.key;
+	peer_frame(fd, &f);
+	peer_write(fd, half, sizeof half);
+	SIDES_UNTIL(&s, NULL, (uring_ops.info(s.be, s.stream, &info), info.bytes_received >= TCP_FRAME_HEADER + 1000));
+	assert_memory_equal(side_memory(&s), half, sizeof half);
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(uring_ops.region_drop(s.be, PEER_DOMAIN, PEER_REGION), -EBUSY);
+	assert_int_equal(uring_ops.region_add(s.be, PEER_DOMAIN, PEER_REGION, s.memory, 1, &s.token, &e), -EEXIST);
+	SIDES_UNTIL(&s, NULL, s.down == 1);
+	assert_int_equal(s.down_err, -ECONNABORTED);
+	assert_int_equal(uring_ops.region_add(s.be, PEER_DOMAIN, PEER_REGION, s.memory, 1, &s.token, &e), 0);
+	side_close(&s);
+	close(fd);
+}
+
 /* --- a reader that does not read --- */
 
 static void slow_reader(void **state)
@@ -456,6 +487,7 @@ int main(void)
 		cmocka_unit_test(basic_ring),
 		cmocka_unit_test(short_queue),
 		cmocka_unit_test(odd_bundles),
+		cmocka_unit_test(dropped_while_arriving),
 		cmocka_unit_test(slow_reader),
 		cmocka_unit_test(options_reach_the_socket),
 		cmocka_unit_test(buffers_over_the_limit),

@@ -27,6 +27,7 @@
  * "full, try again after a DONE of this stream" and is a normal answer. A negative
  * return is -ENOTCONN (stream not connected, or going down) or -EINVAL (a bug of
  * the caller: over frame_max, unknown stream); no DONE follows for what was not accepted.
+ * Of an array with a wrong operation, those before it are taken.
  *
  * Threads: an instance belongs to one thread; only `wake` may be called from
  * others. No hook but open, listen, connect, accept and region_add allocates, none
@@ -221,7 +222,8 @@ struct be_ops {
 	/* Registers memory that peers of `domain` may put into. id: chosen by the caller, unique in the
 	 * domain. The caller keeps the memory until region_drop has returned and every stream of the
 	 * domain on this instance is DOWN, or until region_drop returned 0. region_drop: 0 when nothing is
-	 * being placed into it any more, -EBUSY while a put is arriving (its stream then goes DOWN; ask again). */
+	 * being placed into it any more, also for an unknown region; -EBUSY while puts are arriving: their
+	 * streams then go DOWN, and with the last of them the region is gone and its id free. */
 	int (*region_add)(struct be *be, uint32_t domain, uint32_t id, void *addr, uint64_t len, struct be_token *out,
 			  struct err *e);
 	int (*region_drop)(struct be *be, uint32_t domain, uint32_t id);

@@ -37,7 +37,9 @@ static int poll_incoming(struct mem *m, struct be_event *ev, int max)
 			*r = (struct mem_request){ .listener = m, .from = s, .used = true };
 			memcpy(r->pre, s->pre, BE_PREAMBLE);
 			s->request = r;
-			ev[n++] = (struct be_event){ .type = BE_INCOMING, .data = r->pre, .len = BE_PREAMBLE,
+			ev[n++] = (struct be_event){ .type = BE_INCOMING,
+						     .data = r->pre,
+						     .len = BE_PREAMBLE,
 						     .request = (struct be_request *)r };
 		}
 	}
@@ -89,8 +91,8 @@ static void mem_release(struct be *be, uint32_t frame)
 
 /* --- send, put --- */
 
-/* How many of n operations the stream takes now. */
-static int accept_ops(struct mem *m, be_stream h, int n, struct mem_stream **out)
+/* How many of n operations, of which the first `right` are right, the stream takes now. */
+static int accept_ops(struct mem *m, be_stream h, int n, int right, struct mem_stream **out)
 {
 	struct mem_fabric *f = m->fabric;
 	struct mem_stream *s;
@@ -102,11 +104,14 @@ static int accept_ops(struct mem *m, be_stream h, int n, struct mem_stream **out
 	if (s->state != UP)
 		return -ENOTCONN;
 	busy = s->tail - s->done;
-	room = min_u64(m->o.sends - busy, (uint64_t)n);
+	room = m->o.sends - busy;
+	if (n > 0 && room && !right)
+		return -EINVAL;
+	room = min_u64(room, (uint64_t)right);
 	/* 0 means "after a DONE", so it may only be said while one is to come. */
 	if (room && chance(f, f->faults.short_ppm))
 		room = max_u64(pick(f, room - 1), busy ? 0 : 1);
-	if (!room && n)
+	if (!room && n > 0)
 		metric_add(&m->be.counters.backpressure, 1);
 	*out = s;
 	return (int)room;
@@ -146,16 +151,20 @@ static void push_put(struct mem_stream *s, struct be_token token, uint64_t offse
 	metric_add(&s->mem->be.counters.puts, 1);
 }
 
+static int puts_right(const struct be_put *v, int n)
+{
+	int i = 0;
+
+	while (i < n && v[i].len && v[i].len <= MEM_PUT_MAX)
+		i++;
+	return i;
+}
+
 static int mem_put(struct be *be, be_stream h, const struct be_put *v, int n)
 {
 	struct mem_stream *s;
 
-	if (n < 0)
-		return -EINVAL;
-	for (int i = 0; i < n; i++)
-		if (!v[i].len || v[i].len > MEM_PUT_MAX)
-			return -EINVAL;
-	n = accept_ops(mem_of(be), h, n, &s);
+	n = accept_ops(mem_of(be), h, n, puts_right(v, n), &s);
 	for (int i = 0; i < n; i++)
 		push_put(s, v[i].token, v[i].offset, v[i].src, v[i].len, v[i].cookie);
 	return n;
@@ -165,23 +174,27 @@ int mem_inject_put(struct be *be, be_stream h, struct be_token token, uint64_t o
 		   uint64_t cookie)
 {
 	struct mem_stream *s;
-	int n = accept_ops(mem_of(be), h, 1, &s);
+	int n = accept_ops(mem_of(be), h, 1, 1, &s);
 
 	if (n == 1)
 		push_put(s, token, offset, src, len, cookie);
 	return n;
 }
 
+static int messages_right(const struct be_msg *v, int n)
+{
+	int i = 0;
+
+	while (i < n && v[i].head_len <= BE_HEAD_MAX && v[i].body_len <= MEM_FRAME_MAX - v[i].head_len)
+		i++;
+	return i;
+}
+
 static int mem_send(struct be *be, be_stream h, const struct be_msg *v, int n)
 {
 	struct mem_stream *s;
 
-	if (n < 0)
-		return -EINVAL;
-	for (int i = 0; i < n; i++)
-		if (v[i].head_len > BE_HEAD_MAX || v[i].body_len > MEM_FRAME_MAX - v[i].head_len)
-			return -EINVAL;
-	n = accept_ops(mem_of(be), h, n, &s);
+	n = accept_ops(mem_of(be), h, n, messages_right(v, n), &s);
 	for (int i = 0; i < n; i++) {
 		struct mem_op *op = op_push(s, v[i].head_len + v[i].body_len);
 
@@ -350,7 +363,8 @@ static int mem_region_add(struct be *be, uint32_t domain, uint32_t id, void *add
 	struct mem *m = mem_of(be);
 
 	if (!addr || !len)
-		return err_set(e, -EINVAL, "mem: region %u of domain %u is empty; register at least one byte", id, domain);
+		return err_set(e, -EINVAL, "mem: region %u of domain %u is empty; register at least one byte", id,
+			       domain);
 	if (mem_region_find(m, domain, id))
 		return err_set(e, -EEXIST, "mem: domain %u has a region %u; drop it first", domain, id);
 	for (uint32_t i = 0; i < m->o.regions; i++) {
@@ -372,8 +386,8 @@ static int mem_region_drop(struct be *be, uint32_t domain, uint32_t id)
 	struct mem_region *r = mem_region_find(m, domain, id);
 
 	if (!r)
-		return -ENOENT;
-	for (uint32_t i = 0; i < m->o.streams; i++) {
+		return 0;
+	for (uint32_t i = 0; i < m->o.streams && !r->dropping; i++) {
 		struct mem_stream *s = &m->streams[i];
 		const struct mem_stream *from = s->state == FREE ? NULL : s->peer;
 		const struct mem_op *op = from && from->delivered != from->tail ? op_at(from, from->delivered) : NULL;
@@ -381,11 +395,11 @@ static int mem_region_drop(struct be *be, uint32_t domain, uint32_t id)
 		if (!op || !op->placed || s->domain != domain || op->token.id != id)
 			continue;
 		mem_sever(s, -ECONNABORTED, -ECONNRESET);
-		r->dropping = true;
-		return -EBUSY;
+		s->holds = r;
+		r->busy++;
 	}
-	r->used = false;
-	return 0;
+	r->dropping = r->used = r->busy > 0;
+	return r->busy ? -EBUSY : 0;
 }
 
 /* --- open, close, faults --- */
@@ -412,7 +426,8 @@ static void mem_free(struct mem *m)
 static int check_open(const struct be_open *o, struct err *e)
 {
 	if (!o->fabric)
-		return err_set(e, -EINVAL, "mem: reaches only this process; use --backend=tcp, or in a test pass a fabric");
+		return err_set(e, -EINVAL,
+			       "mem: reaches only this process; use --backend=tcp, or in a test pass a fabric");
 	if (!o->streams || o->streams > MEM_STREAMS_MAX)
 		return err_set(e, -EINVAL, "mem: %u streams; choose 1 to %d", o->streams, MEM_STREAMS_MAX);
 	if (!o->sends || o->sends > MEM_SENDS_MAX)

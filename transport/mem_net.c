@@ -46,6 +46,10 @@ void mem_set_state(struct mem_stream *s, enum mem_state to)
 
 	while (s->late && to != UP && to != CLOSING)
 		late_pop(s);
+	if (to == FREE && s->holds) {
+		s->holds->used = --s->holds->busy > 0;
+		s->holds = NULL;
+	}
 	f->connecting += to == CONNECTING;
 	f->connecting -= s->state == CONNECTING;
 	s->state = to;

@@ -68,7 +68,8 @@ struct mem_stream {
 	uint64_t done, delivered, tail;
 	uint64_t lost_ok; /* so many undelivered operations are DONE without error all the same */
 	uint64_t last_due_ns;
-	struct mem_late *late; /* incoming, in order */
+	struct mem_late *late;    /* incoming, in order */
+	struct mem_region *holds; /* a dropped region that this stream keeps busy */
 	struct mem_op *ops;
 	uint8_t (*heads)[BE_HEAD_MAX];
 
@@ -89,6 +90,7 @@ struct mem_region {
 	uint8_t *addr;
 	uint64_t len, key;
 	uint32_t domain, id;
+	uint32_t busy; /* dropped: streams that were placing into it and are not DOWN yet */
 	bool used, dropping;
 };
 
