@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define BUFFERS_LEAST 4 /* frames, and encode buffers, of a worker, whatever the budget */
+
 #define ROW(f, u, h)                                                              \
 	{                                                                         \
 		.name = "amst_" #f, .unit = u, .help = h, .kind = METRIC_COUNTER, \
@@ -33,6 +35,13 @@ const size_t amst_metrics_n = ARRAY_LEN(amst_metrics);
 
 /* ---- open and close ---------------------------------------------------------------------------- */
 
+unsigned amst_workers_most(uint32_t chunk)
+{
+	uint64_t each = BUFFERS_LEAST * (FRAME_ROOM + (uint64_t)(chunk + 4095u) / 4096u * 4096u);
+
+	return (unsigned)min_u64(min_u64(FRAME_BUDGET, ENCODE_BUDGET) / each, AMST_WORKERS_MAX);
+}
+
 static int open_buffers(struct worker *w, struct err *e)
 {
 	const struct amst_config *cfg = &w->a->cfg;
@@ -42,7 +51,7 @@ static int open_buffers(struct worker *w, struct err *e)
 	if (!cfg->chunk || !cfg->encodes)
 		return 0;
 	w->buf_bytes = (cfg->chunk + 4095u) & ~4095u;
-	most = max_u64(ENCODE_BUDGET / cfg->workers / w->buf_bytes, 4);
+	most = max_u64(ENCODE_BUDGET / cfg->workers / w->buf_bytes, BUFFERS_LEAST);
 	w->n_bufs = (uint32_t)min_u64(2ull * w->n_streams, most);
 	rc = hugebuf_alloc(&w->buf_mem, (size_t)w->n_bufs * w->buf_bytes, false, e);
 	if (rc < 0)
@@ -59,7 +68,7 @@ static int open_backend(struct worker *w, struct err *e)
 {
 	const struct amst_config *cfg = &w->a->cfg;
 	uint32_t frame_bytes = FRAME_ROOM + (cfg->chunk + 4095u) / 4096u * 4096u;
-	uint64_t most = max_u64(FRAME_BUDGET / cfg->workers / frame_bytes, 4);
+	uint64_t most = max_u64(FRAME_BUDGET / cfg->workers / frame_bytes, BUFFERS_LEAST);
 	struct be_open o = {
 		.opts = cfg->be_opts,
 		.clock = cfg->clock,

@@ -149,6 +149,9 @@ struct amst_event {
 
 struct amst;
 
+/* So many workers stay within a session's budget of frames and encode buffers: each has four of either at least. */
+unsigned amst_workers_most(uint32_t chunk);
+
 int amst_open(struct amst **out, const struct amst_config *cfg, struct err *e);
 /* Any state: aborts streams, joins workers, bounded (1 s + backend close). Transfers and regions may be freed afterwards. */
 void amst_close(struct amst *a);
