@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -124,6 +125,35 @@ static void test_sparse_stays_sparse(void **state)
 	assert_true(tree_stat(dir, ".holes.dwcp-part").st_blocks * 512 < (blkcnt_t)MB);
 	store_abandon(f, true);
 	free(block);
+}
+
+/* Takes the place of libc's, and counts. */
+static int flushed;
+
+int fdatasync(int fd)
+{
+	flushed++;
+	return (int)syscall(SYS_fdatasync, fd);
+}
+
+/* Without sync only what replaces an older file is flushed, and before it does. */
+static void test_flushes_before_replacing(void **state)
+{
+	struct store_file *f;
+
+	(void)state;
+	flushed = 0;
+	f = begin("f", 3, false, 0);
+	put(f, "old", 3, 0);
+	finish(f, false);
+	assert_int_equal(flushed, 0);
+	f = begin("f", 3, false, 0);
+	put(f, "new", 3, 0);
+	finish(f, false);
+	assert_int_equal(flushed, 1);
+	tree_expect(dir, "f", "new", 3);
+	finish(begin("g", 0, false, 0), false);
+	assert_int_equal(flushed, 1);
 }
 
 static void test_folders(void **state)
@@ -273,6 +303,7 @@ int main(void)
 		TEST(test_mode_and_times),
 		TEST(test_replaces_read_only_file_at_once),
 		TEST(test_sparse_stays_sparse),
+		TEST(test_flushes_before_replacing),
 		TEST(test_folders),
 		TEST(test_bounds),
 		TEST(test_many_writers),

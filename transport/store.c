@@ -279,6 +279,13 @@ int store_hash(struct store_file *f, uint64_t first, uint32_t n, struct digest12
 	return rc < 0 ? store_fail(e, rc, "read the part file of", f->name) : 0;
 }
 
+static bool replaces(const struct store_file *f)
+{
+	struct stat st;
+
+	return !fstatat(f->part.parent, f->part.base, &st, AT_SYMLINK_NOFOLLOW) || errno != ENOENT;
+}
+
 static int finish_file(struct store_file *f, bool sync, struct err *e)
 {
 	struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, f->mtime };
@@ -288,7 +295,8 @@ static int finish_file(struct store_file *f, bool sync, struct err *e)
 		return store_fail(e, rc < 0 ? rc : -ESTALE, "find the part file of", f->name);
 	if (fchmod(f->part.fd, f->mode) || futimens(f->part.fd, times))
 		return store_fail(e, -errno, "set mode and time of", f->name);
-	if (sync && fsync(f->part.fd))
+	/* An older NAME may not give way to one whose data a power loss would take. */
+	if (sync ? fsync(f->part.fd) : replaces(f) && fdatasync(f->part.fd))
 		return store_fail(e, -errno, "flush to disk", f->name);
 	/* Some network file systems tell of a failed write only at close; the lock outlives a twin's. */
 	twin = dup(f->part.fd);

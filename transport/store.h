@@ -85,8 +85,9 @@ int store_write(struct store_file *f, const void *data, uint32_t len, uint64_t o
 /* XXH3-128 of blocks first … first+n-1 (STORE_BLOCK each, the last may be shorter) as they are in the part. */
 int store_hash(struct store_file *f, uint64_t first, uint32_t n, struct digest128 *out, struct err *e);
 
-/* Sets mode and modification time, with `sync` flushes data and folders to disk, renames. The handle is gone
- * afterwards, on error too (the part file then stays). -ESTALE: another process has removed or replaced the part file. Errors name
+/* Sets mode and modification time, with `sync` flushes data and folders to disk, renames. Without, the data is flushed
+ * only where NAME exists already, so that a power loss leaves the old file or the new one; a NAME that is new may be
+ * missing, short or full of zeros after one. The handle is gone afterwards, on error too (the part file then stays). -ESTALE: another process has removed or replaced the part file. Errors name
  * the file. Owner and access time are not kept. */
 int store_finish(struct store_file *f, bool sync, struct err *e);
 
