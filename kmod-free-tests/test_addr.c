@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 static void literals(void **state)
@@ -14,10 +15,14 @@ static void literals(void **state)
 	static const struct {
 		const char *text, *want;
 	} cases[] = {
-		{ "127.0.0.1", "127.0.0.1:7411" },	 { "127.0.0.1:80", "127.0.0.1:80" },
-		{ "10.1.2.3:65535", "10.1.2.3:65535" },	 { "::1", "[::1]:7411" },
-		{ "[::1]", "[::1]:7411" },		 { "[::1]:9", "[::1]:9" },
-		{ "2001:db8::42", "[2001:db8::42]:7411" }, { "[2001:db8::42]:443", "[2001:db8::42]:443" },
+		{ "127.0.0.1", "127.0.0.1:7411" },
+		{ "127.0.0.1:80", "127.0.0.1:80" },
+		{ "10.1.2.3:65535", "10.1.2.3:65535" },
+		{ "::1", "[::1]:7411" },
+		{ "[::1]", "[::1]:7411" },
+		{ "[::1]:9", "[::1]:9" },
+		{ "2001:db8::42", "[2001:db8::42]:7411" },
+		{ "[2001:db8::42]:443", "[2001:db8::42]:443" },
 		{ "::ffff:10.0.0.1", "[::ffff:10.0.0.1]:7411" },
 	};
 
@@ -138,17 +143,18 @@ static void listening(void **state)
 	struct be_addr a[4];
 	struct err e = { 0 };
 	char buf[96];
+	int six = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	(void)state;
+	if (six >= 0)
+		close(six);
 	for (int i = 0; i < 3; i++) {
 		int n = addr_resolve(i == 0 ? NULL : i == 1 ? "*" : "*:7411", 7411, true, a, 4, &e);
 
-		assert_in_range(n, 1, 4);
-		for (int k = 0; k < n; k++) {
-			addr_format(buf, sizeof buf, &a[k]);
-			assert_true(!strcmp(buf, "0.0.0.0:7411") || !strcmp(buf, "[::]:7411"));
-			assert_false(addr_is_loopback(&a[k]));
-		}
+		assert_int_equal(n, 1);
+		assert_string_equal(addr_format(buf, sizeof buf, &a[0]), six >= 0 ? "[::]:7411" : "0.0.0.0:7411");
+		assert_int_equal(a[0].len, six >= 0 ? sizeof a[0].in6 : sizeof a[0].in);
+		assert_false(addr_is_loopback(&a[0]));
 	}
 	assert_int_equal(addr_resolve("127.0.0.1:0", 1, true, a, 4, &e), 1); /* port 0: any free one */
 	assert_int_equal(a[0].in.sin_port, 0);
@@ -159,9 +165,15 @@ static void loopback(void **state)
 	static const struct {
 		const char *text;
 		bool is;
-	} cases[] = { { "127.0.0.1", true },	    { "127.8.9.1", true },	    { "128.0.0.1", false },
-		      { "10.0.0.1", false },	    { "::1", true },		    { "::2", false },
-		      { "::ffff:127.0.0.1", true }, { "::ffff:10.0.0.1", false },   { "0.0.0.0", false } };
+	} cases[] = { { "127.0.0.1", true },
+		      { "127.8.9.1", true },
+		      { "128.0.0.1", false },
+		      { "10.0.0.1", false },
+		      { "::1", true },
+		      { "::2", false },
+		      { "::ffff:127.0.0.1", true },
+		      { "::ffff:10.0.0.1", false },
+		      { "0.0.0.0", false } };
 	struct be_addr unknown = { .len = sizeof unknown.sa };
 	char buf[8];
 
@@ -213,9 +225,9 @@ static void table(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(literals),  cmocka_unit_test(names),	 cmocka_unit_test(bad_input),
-		cmocka_unit_test(unknown_name), cmocka_unit_test(scope_id), cmocka_unit_test(listening),
-		cmocka_unit_test(loopback),  cmocka_unit_test(small_buffer), cmocka_unit_test(table),
+		cmocka_unit_test(literals),     cmocka_unit_test(names),        cmocka_unit_test(bad_input),
+		cmocka_unit_test(unknown_name), cmocka_unit_test(scope_id),     cmocka_unit_test(listening),
+		cmocka_unit_test(loopback),     cmocka_unit_test(small_buffer), cmocka_unit_test(table),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

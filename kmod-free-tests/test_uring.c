@@ -319,6 +319,19 @@ static int buffers_unprivileged(const char *log)
 	return 0;
 }
 
+static bool have_address(const struct be_addr *a)
+{
+	int fd = socket(a->sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	bool ok;
+	struct be_addr any_port = *a;
+
+	any_port.in.sin_port = 0;
+	ok = fd >= 0 && bind(fd, &any_port.sa, any_port.len) == 0;
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
 /* More than sysctl allows and no CAP_NET_ADMIN: the kernel goes on tuning, and the user is told once. */
 static void buffers_over_the_limit(void **state)
 {
@@ -363,6 +376,36 @@ static void no_such_congestion_control(void **state)
 	assert_int_equal(uring_ops.open(&open, &be, &e), -EINVAL);
 	assert_non_null(strstr(e.why, "nonesuch"));
 	assert_non_null(strstr(e.why, "reno"));
+}
+
+/* "*" is every address: clients of both families get in. */
+static void any_address(void **state)
+{
+	struct be_addr at, to;
+	struct side a, b;
+	struct err e = { 0 };
+
+	(void)state;
+	side_open(&a, NULL, 4);
+	side_open(&b, NULL, 4);
+	side_region(&b);
+	assert_int_equal(addr_resolve("*:0", 1, true, &at, 1, &e), 1);
+	if (uring_ops.listen(b.be, &at, &at, &e) < 0)
+		fail_msg("%s", e.why);
+	for (int i = 0; i < 2; i++) {
+		uint16_t port = ntohs(at.sa.sa_family == AF_INET6 ? at.in6.sin6_port : at.in.sin_port);
+
+		assert_int_equal(addr_resolve(i ? "::1" : "127.0.0.1", port, false, &to, 1, &e), 1);
+		if (i && !have_address(&to)) {
+			print_message("IPv6 was not tried: this machine has no ::1\n");
+			break;
+		}
+		b.at = to;
+		sides_pair(&a, &b);
+		sides_transfer(&a, &b, 2);
+	}
+	side_close(&a);
+	side_close(&b);
 }
 
 /* --- threads --- */
@@ -492,6 +535,7 @@ int main(void)
 		cmocka_unit_test(options_reach_the_socket),
 		cmocka_unit_test(buffers_over_the_limit),
 		cmocka_unit_test(no_such_congestion_control),
+		cmocka_unit_test(any_address),
 		cmocka_unit_test(requests_across_threads),
 		cmocka_unit_test(close_elsewhere),
 	};

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* The pieces of "HOST", "HOST:PORT", "[V6]:PORT", "V6"; port NULL: none was given. */
 struct parts {
@@ -37,8 +38,9 @@ static int split(const char *text, struct parts *p, struct err *e)
 	if (!n)
 		return err_set(e, -EINVAL, "address \"%s\" has no host; write HOST or HOST:PORT", text);
 	if (n >= sizeof p->host)
-		return err_set(e, -EINVAL, "address \"%.40s…\": the host is %zu characters long; at most %zu make a name",
-			       text, n, sizeof p->host - 1);
+		return err_set(e, -EINVAL,
+			       "address \"%.40s…\": the host is %zu characters long; at most %zu make a name", text, n,
+			       sizeof p->host - 1);
 	memcpy(p->host, from, n);
 	return 0;
 }
@@ -51,7 +53,8 @@ static int parse_port(const char *text, const char *s, bool listening, uint16_t 
 	if (n && n <= 5 && !s[n])
 		v = strtoul(s, NULL, 10);
 	if (!n || n > 5 || s[n] || v > 65535 || (!v && !listening))
-		return err_set(e, -EINVAL, "address \"%s\": \"%s\" is not a port; use %d to 65535", text, s, !listening);
+		return err_set(e, -EINVAL, "address \"%s\": \"%s\" is not a port; use %d to 65535", text, s,
+			       !listening);
 	*port = (uint16_t)v;
 	return 0;
 }
@@ -63,16 +66,22 @@ static int resolve_error(const char *text, const char *host, int rc, struct err 
 
 	switch (rc) {
 	case EAI_AGAIN:
-		return err_set(e, -EAGAIN, "cannot resolve \"%s\" now: no name server answers; check the network or give "
-					   "the numeric address", host);
+		return err_set(e, -EAGAIN,
+			       "cannot resolve \"%s\" now: no name server answers; check the network or give "
+			       "the numeric address",
+			       host);
 	case EAI_MEMORY:
 		return err_set(e, -ENOMEM, "cannot resolve \"%s\": out of memory; free some", host);
 	case EAI_SYSTEM:
-		return err_set(e, sys ? -sys : -EIO, "cannot resolve \"%s\": %s; check /etc/resolv.conf or give the numeric "
-						     "address", host, strerror(sys));
+		return err_set(e, sys ? -sys : -EIO,
+			       "cannot resolve \"%s\": %s; check /etc/resolv.conf or give the numeric "
+			       "address",
+			       host, strerror(sys));
 	default:
-		return err_set(e, -EHOSTUNREACH, "cannot resolve \"%s\" (from \"%s\"): %s; check the spelling or give the "
-						 "numeric address", host, text, gai_strerror(rc));
+		return err_set(e, -EHOSTUNREACH,
+			       "cannot resolve \"%s\" (from \"%s\"): %s; check the spelling or give the "
+			       "numeric address",
+			       host, text, gai_strerror(rc));
 	}
 }
 
@@ -87,13 +96,15 @@ static int check_literal(const char *text, const struct parts *p, struct err *e)
 		return 0;
 	snprintf(bare, sizeof bare, "%.*s", scope ? (int)(scope - p->host) : (int)sizeof bare - 1, p->host);
 	if (inet_pton(AF_INET6, bare, &a) != 1)
-		return err_set(e, -EINVAL, "address \"%s\": \"%s\" is not an IPv6 address; write ADDRESS or [ADDRESS]:PORT",
-			       text, bare);
+		return err_set(e, -EINVAL,
+			       "address \"%s\": \"%s\" is not an IPv6 address; write ADDRESS or [ADDRESS]:PORT", text,
+			       bare);
 	if (scope && !if_nametoindex(scope + 1) && strspn(scope + 1, "0123456789") != strlen(scope + 1))
 		return err_set(e, -ENODEV, "address \"%s\": there is no network interface \"%s\"; see `ip link`", text,
 			       scope + 1);
 	if (!scope && IN6_IS_ADDR_LINKLOCAL(&a))
-		return err_set(e, -EINVAL, "address \"%s\" is link-local; name the interface, as in %s%%eth0", text, bare);
+		return err_set(e, -EINVAL, "address \"%s\" is link-local; name the interface, as in %s%%eth0", text,
+			       bare);
 	return 0;
 }
 
@@ -116,9 +127,26 @@ static int copy_results(const struct addrinfo *list, uint16_t port, struct be_ad
 	return n;
 }
 
+/* Every address, with one socket: IPv6's any takes IPv4 too, as a listener that clears IPV6_V6ONLY. */
+static int any_address(uint16_t port, struct be_addr *out)
+{
+	int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd >= 0) {
+		close(fd);
+		*out = (struct be_addr){ .len = sizeof out->in6 };
+		out->in6 = (struct sockaddr_in6){ .sin6_family = AF_INET6, .sin6_port = htons(port) };
+	} else {
+		*out = (struct be_addr){ .len = sizeof out->in };
+		out->in = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = htons(port) };
+	}
+	return 1;
+}
+
 int addr_resolve(const char *text, uint16_t default_port, bool listening, struct be_addr *out, int max, struct err *e)
 {
-	struct addrinfo hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM,
+	struct addrinfo hints = { .ai_family = AF_UNSPEC,
+				  .ai_socktype = SOCK_STREAM,
 				  .ai_flags = listening ? AI_PASSIVE : 0 };
 	struct addrinfo *list;
 	uint16_t port = default_port;
@@ -137,13 +165,16 @@ int addr_resolve(const char *text, uint16_t default_port, bool listening, struct
 	any = !strcmp(p.host, "*");
 	if (any && !listening)
 		return err_set(e, -EINVAL, "\"%s\" is no address to connect to; name a host", text ? text : "*");
-	rc = getaddrinfo(any ? NULL : p.host, any ? "0" : NULL, &hints, &list);
+	if (any)
+		return max > 0 ? any_address(port, out) : 0;
+	rc = getaddrinfo(p.host, NULL, &hints, &list);
 	if (rc)
 		return resolve_error(text, p.host, rc, e);
 	rc = copy_results(list, port, out, max);
 	freeaddrinfo(list);
 	if (!rc)
-		return err_set(e, -EHOSTUNREACH, "\"%s\" has no IPv4 or IPv6 address; give the numeric address", p.host);
+		return err_set(e, -EHOSTUNREACH, "\"%s\" has no IPv4 or IPv6 address; give the numeric address",
+			       p.host);
 	return rc;
 }
 

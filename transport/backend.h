@@ -261,7 +261,8 @@ const struct be_ops *backend_find(const char *name); /* by name or alias; NULL i
 
 /* "HOST", "HOST:PORT", "[V6]:PORT", "V6" (bare, no port) → addresses, in the resolver's order.
  * Blocks in the resolver; set-up only. Returns how many (<= max) or -errno with e filled
- * (name does not resolve, bad port…). host NULL or "*": any address, for listening. */
+ * (name does not resolve, bad port…). host NULL or "*": the one address that stands for all, for listening:
+ * "::", where a listener must clear IPV6_V6ONLY to take IPv4 too, or "0.0.0.0" where there is no IPv6. */
 int addr_resolve(const char *text, uint16_t default_port, bool listening, struct be_addr *out, int max, struct err *e);
 
 /* "1.2.3.4:7411", "[::1]:7411". */
