@@ -103,6 +103,7 @@ const char *pre_status_text(enum pre_status s)
 		[PRE_MALFORMED] =
 			"the server could not read the connection request: is something between the hosts changing it?",
 		[PRE_STOPPING] = "the server is shutting down: try again when it is back",
+		[PRE_NOT_NOW] = "the session is being set up or resumed: try again",
 	};
 
 	return (unsigned)s < PRE_STATUSES && text[s] ? text[s]
@@ -115,76 +116,81 @@ const char *pre_status_text(enum pre_status s)
 	{                                                                        \
 		.kind = k, .offset = offsetof(t, f), .size = sizeof(((t *)0)->f) \
 	}
-#define DEF(name, t, ...)                                                 \
+#define DEF(name, ...)                                                    \
 	static const struct wire_field name##_fields[] = { __VA_ARGS__ }; \
-	const struct wire_def name = { name##_fields, sizeof name##_fields / sizeof name##_fields[0], sizeof(t) }
+	const struct wire_def name = { name##_fields, sizeof name##_fields / sizeof name##_fields[0] }
 
 #define T struct msg_commit
-DEF(wire_commit_head, T, F(W_U32, T, seq), F(W_U16, T, n));
+DEF(wire_commit_head, F(W_U32, T, seq), F(W_U16, T, n));
 #undef T
 #define T struct chunk_rec
-DEF(wire_chunk_rec, T, F(W_U64, T, chunk), F(W_U64, T, offset), F(W_U64, T, sum), F(W_U32, T, object),
-    F(W_U32, T, len));
+DEF(wire_chunk_rec, F(W_U64, T, chunk), F(W_U64, T, offset), F(W_U64, T, sum), F(W_U32, T, object), F(W_U32, T, len));
 #undef T
 #define T struct msg_ack
-DEF(wire_ack, T, F(W_U32, T, seq), F(W_U32, T, status), F(W_U32, T, object), F(W_U64, T, ok));
+DEF(wire_ack, F(W_U32, T, seq), F(W_U32, T, status), F(W_U32, T, object), F(W_U64, T, ok));
 #undef T
 #define T struct msg_hello
-DEF(wire_hello, T, F(W_U32, T, streams), F(W_U32, T, workers), F(W_U32, T, chunk), F(W_U8, T, sum),
+DEF(wire_hello, F(W_U32, T, streams), F(W_U32, T, workers), F(W_U32, T, chunk), F(W_U8, T, sum),
     F(W_U32, T, timeout_ms), F(W_U16, T, ext_len));
 #undef T
 #define T struct msg_hello_reply
-DEF(wire_hello_reply, T, F(W_U32, T, workers), F(W_U32, T, cpus), F(W_U64, T, memory_max), F(W_U8, T, stores),
+DEF(wire_hello_reply, F(W_U32, T, workers), F(W_U32, T, cpus), F(W_U64, T, memory_max), F(W_U8, T, stores),
     F(W_STR, T, host), F(W_STR, T, release), F(W_U16, T, ext_len));
 #undef T
 #define T struct msg_region
-DEF(wire_region, T, F(W_U32, T, region), F(W_U64, T, bytes), F(W_U64, T, seed));
+DEF(wire_region, F(W_U32, T, region), F(W_U64, T, bytes), F(W_U64, T, seed));
 #undef T
 #define T struct msg_region_reply
-DEF(wire_region_reply, T, F(W_U64, T, key), F(W_U8, T, pages));
+DEF(wire_region_reply, F(W_U64, T, key), F(W_U8, T, pages));
 #undef T
 #define T struct msg_xfer_begin
-DEF(wire_xfer_begin, T, F(W_U8, T, kind), F(W_U8, T, sum), F(W_U64, T, chunks), F(W_U32, T, chunk));
+DEF(wire_xfer_begin, F(W_U8, T, kind), F(W_U8, T, sum), F(W_U64, T, chunks), F(W_U32, T, chunk));
 #undef T
 #define T struct msg_xfer_end
-DEF(wire_xfer_end, T, F(W_U64, T, chunks));
+DEF(wire_xfer_end, F(W_U64, T, chunks));
 #undef T
 #define T struct msg_xfer_result
-DEF(wire_xfer_result, T, F(W_U64, T, placed), F(W_U64, T, distinct), F(W_U64, T, bytes), F(W_U64, T, bad),
+DEF(wire_xfer_result, F(W_U64, T, placed), F(W_U64, T, distinct), F(W_U64, T, bytes), F(W_U64, T, bad),
     F(W_U8, T, whole));
 #undef T
 #define T struct msg_pull
-DEF(wire_pull, T, F(W_U32, T, region), F(W_U32, T, to), F(W_U64, T, to_key), F(W_U64, T, to_bytes), F(W_U64, T, bytes),
+DEF(wire_pull, F(W_U32, T, region), F(W_U32, T, to), F(W_U64, T, to_key), F(W_U64, T, to_bytes), F(W_U64, T, bytes),
     F(W_U64, T, passes), F(W_U32, T, chunk), F(W_U8, T, sum));
 #undef T
 #define T struct msg_pull_result
-DEF(wire_pull_result, T, F(W_U64, T, chunks), F(W_U64, T, bytes), F(W_U64, T, refused), F(W_U32, T, status));
+DEF(wire_pull_result, F(W_U64, T, chunks), F(W_U64, T, bytes), F(W_U64, T, refused), F(W_U32, T, status));
 #undef T
 #define T struct msg_digest
-DEF(wire_digest, T, F(W_U32, T, region), F(W_U64, T, offset), F(W_U64, T, bytes));
+DEF(wire_digest, F(W_U32, T, region), F(W_U64, T, offset), F(W_U64, T, bytes));
 #undef T
 #define T struct msg_digest_reply
-DEF(wire_digest_reply, T, F(W_U64, T, lo), F(W_U64, T, hi));
+DEF(wire_digest_reply, F(W_U64, T, lo), F(W_U64, T, hi));
 #undef T
 #define T struct msg_info
-DEF(wire_info, T, F(W_U64, T, cpu_ns), F(W_U64, T, rss_bytes), F(W_U64, T, region_bytes), F(W_U64, T, tx_zero_copy),
+DEF(wire_info, F(W_U64, T, cpu_ns), F(W_U64, T, rss_bytes), F(W_U64, T, region_bytes), F(W_U64, T, tx_zero_copy),
     F(W_U64, T, tx_copied), F(W_U64, T, rx_zero_copy), F(W_U64, T, rx_copied), F(W_U64, T, retransmits));
 #undef T
 #define T struct store_spec
-DEF(wire_file_spec, T, F(W_STR, T, name), F(W_U8, T, kind), F(W_BOOL, T, resume), F(W_U32, T, mode), F(W_U64, T, size),
+DEF(wire_file_spec, F(W_STR, T, name), F(W_U8, T, kind), F(W_BOOL, T, resume), F(W_U32, T, mode), F(W_U64, T, size),
     F(W_U64, T, mtime_s), F(W_U32, T, mtime_ns), F(W_U64, T, data_bytes));
 #undef T
 #define T struct msg_file_status
-DEF(wire_file_status, T, F(W_U32, T, status), F(W_U64, T, have), F(W_STR, T, text));
+DEF(wire_file_status, F(W_U32, T, status), F(W_U64, T, have), F(W_STR, T, text));
 #undef T
 #define T struct msg_file_hash
-DEF(wire_file_hash, T, F(W_U32, T, file), F(W_U64, T, first), F(W_U32, T, n));
+DEF(wire_file_hash, F(W_U32, T, file), F(W_U64, T, first), F(W_U32, T, n));
 #undef T
 #define T struct msg_file_close
-DEF(wire_file_close, T, F(W_U8, T, complete));
+DEF(wire_file_close, F(W_U8, T, complete));
 #undef T
 #define T struct msg_stream_down
-DEF(wire_stream_down, T, F(W_U32, T, stream), F(W_U32, T, incarnation));
+DEF(wire_stream_down, F(W_U32, T, stream), F(W_U32, T, incarnation));
+#undef T
+#define T struct msg_status
+DEF(wire_status, F(W_U32, T, status), F(W_STR, T, text));
+#undef T
+#define T struct msg_goodbye
+DEF(wire_goodbye, F(W_STR, T, text));
 #undef T
 
 static void put_field(struct wcur *c, const struct wire_field *f, const uint8_t *at)
@@ -202,9 +208,6 @@ static void put_field(struct wcur *c, const struct wire_field *f, const uint8_t 
 		break;
 	case W_U64:
 		put_u64(c, *(const uint64_t *)(const void *)at);
-		break;
-	case W_BYTES:
-		put_bytes(c, at, f->size);
 		break;
 	case W_STR:
 		put_str(c, (const char *)at);
@@ -229,9 +232,6 @@ static void get_field(struct rcur *c, const struct wire_field *f, uint8_t *at)
 		break;
 	case W_U64:
 		*(uint64_t *)(void *)at = get_u64(c);
-		break;
-	case W_BYTES:
-		get_bytes(c, at, f->size);
 		break;
 	case W_STR:
 		get_str(c, (char *)at, f->size);

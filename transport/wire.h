@@ -51,6 +51,7 @@ enum pre_status {
 	PRE_BAD_STREAM,  /* stream number outside what was agreed */
 	PRE_MALFORMED,
 	PRE_STOPPING, /* the server is shutting down */
+	PRE_NOT_NOW,  /* a data stream: the session is being set up or resumed */
 	PRE_STATUSES
 };
 
@@ -84,7 +85,7 @@ enum wire_type {
 	MSG_PULL_WAIT,  /* answered when that transfer has ended */
 	MSG_PULL_STOP,  /* end it early, in order */
 	MSG_DIGEST,     /* XXH3-128 of part of a region */
-	MSG_INFO,       /* counters of this session on your side */
+	MSG_INFO,       /* counters of your side */
 	MSG_FILES_OPEN,
 	MSG_FILE_HASH,
 	MSG_FILES_CLOSE,
@@ -123,9 +124,9 @@ struct msg_ack {
 
 struct msg_hello {
 	uint32_t streams;
-	uint32_t workers;    /* a wish */
-	uint32_t chunk;      /* largest chunk, bytes */
-	uint8_t sum;         /* enum sum_kind */
+	uint32_t workers; /* a wish */
+	uint32_t chunk;   /* largest chunk, bytes */
+	uint8_t sum;      /* enum sum_kind of its transfers: one that is unknown there is refused before any stream */
 	uint32_t timeout_ms; /* how long a session without control stream is kept */
 	uint16_t ext_len; /* bytes of extensions that follow: {type u16, len u16, bytes}…; unknown ones are skipped */
 };
@@ -156,8 +157,8 @@ enum xfer_kind { XFER_PUT, XFER_FILES };
 struct msg_xfer_begin {
 	uint8_t kind;
 	uint8_t sum;
-	uint64_t chunks; /* in one pass */
-	uint32_t chunk;
+	uint64_t chunks; /* in one pass, at most what regions or files can hold */
+	uint32_t chunk;  /* largest, bytes */
 };
 
 struct msg_xfer_end {
@@ -198,9 +199,9 @@ struct msg_digest_reply {
 };
 
 struct msg_info {
-	uint64_t cpu_ns;    /* of the process, user + system */
-	uint64_t rss_bytes; /* peak resident set of the process */
-	uint64_t region_bytes;
+	uint64_t cpu_ns;       /* of the process, all sessions together: user + system */
+	uint64_t rss_bytes;    /* resident set of the process, now */
+	uint64_t region_bytes; /* of this session, as what follows */
 	uint64_t tx_zero_copy, tx_copied, rx_zero_copy, rx_copied;
 	uint64_t retransmits;
 };
@@ -231,8 +232,17 @@ struct msg_stream_down {
 	uint32_t stream, incarnation;
 };
 
+struct msg_status { /* every reply begins with it */
+	int32_t status;
+	char text[WIRE_TEXT];
+};
+
+struct msg_goodbye {
+	char text[WIRE_TEXT];
+};
+
 /* One field of a message, and a message's table. */
-enum wire_kind { W_U8, W_BOOL, W_U16, W_U32, W_U64, W_BYTES, W_STR };
+enum wire_kind { W_U8, W_BOOL, W_U16, W_U32, W_U64, W_STR };
 
 struct wire_field {
 	uint8_t kind;
@@ -242,13 +252,12 @@ struct wire_field {
 struct wire_def {
 	const struct wire_field *fields;
 	uint32_t n;
-	uint32_t size; /* sizeof the struct */
 };
 
 extern const struct wire_def wire_commit_head, wire_chunk_rec, wire_ack, wire_hello, wire_hello_reply, wire_region,
 	wire_region_reply, wire_xfer_begin, wire_xfer_end, wire_xfer_result, wire_pull, wire_pull_result, wire_digest,
 	wire_digest_reply, wire_info, wire_file_spec, wire_file_status, wire_file_hash, wire_file_close,
-	wire_stream_down;
+	wire_stream_down, wire_status, wire_goodbye;
 
 void wire_put(struct wcur *c, const struct wire_def *def, const void *msg);
 /* Fills *msg wholly, zero where the input was short (then c->bad). */
