@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The listening end: many sessions, each with its own workers, regions and
- * files. One control thread owns everything here; what blocks (prefaulting,
- * hashing, fsync, joining workers) runs in a job thread.
+ * files. One control thread owns everything here; what blocks (opening and
+ * joining workers, prefaulting, hashing, fsync) runs in a job thread, one for each session.
  *
  * A peer is not trusted: connections, sessions, memory, files and message
- * sizes are bounded; a session's mistakes end that session and nothing else.
+ * sizes are bounded; a session's mistakes end that session and nothing else. A session that
+ * lost its control stream ends after its time-out; one in which nothing is asked and nothing
+ * moves ends after ten times its time-out (a minute at least).
  */
 #ifndef DWCP_TRANSPORT_SERVER_H
 #define DWCP_TRANSPORT_SERVER_H
@@ -24,7 +26,8 @@ struct server_config {
 	struct store *store; /* NULL: files are refused */
 	const int *cpus;     /* workers of a session are pinned to cpus[i % n_cpus]; NULL: not pinned */
 	unsigned n_cpus;
-	uint64_t timeout_ns; /* most that a session without control stream is kept, whatever the client asks */
+	uint64_t timeout_ns; /* most that a session without control stream is kept, whatever the client asks; ten times
+				as long, a minute at least, if it is idle */
 	struct clock clock;
 	const char *release; /* dwcp's version, told to clients */
 	uint64_t seed;
@@ -45,7 +48,9 @@ extern const size_t server_metrics_n;
 struct server;
 
 int server_open(struct server **out, const struct server_config *cfg, struct err *e);
-/* Ends sessions (GOODBYE), bounded; NULL is fine. */
+/* Ends sessions: GOODBYE, and up to 3 s for it to be sent and for jobs to end. Then it joins every worker and job thread,
+ * which takes as long as the file system or the kernel keeps one of them: a write to a disk that has died has no
+ * time-out. NULL is fine. */
 void server_close(struct server *s);
 const struct be_addr *server_bound(const struct server *s);
 

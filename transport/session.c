@@ -59,7 +59,7 @@ struct session *session_start(struct server *srv, const uint8_t id[16], struct b
 	*s = (struct session){ .srv = srv, .slot = slot, .generation = generation, .used = true };
 	pthread_mutex_unlock(&srv->mu);
 	memcpy(s->id, id, sizeof s->id);
-	s->opened_at = now_of(s);
+	s->opened_at = s->active_at = now_of(s);
 	s->timeout_ns = srv->cfg.timeout_ns;
 	s->reply = malloc(WIRE_CTL_MAX);
 	if (!s->reply || jobs_open(&s->jobs, 1, !srv->cfg.manual, session_notify, srv, NULL) < 0) {
@@ -122,6 +122,7 @@ void session_destroyed(struct session *s)
 	struct server *srv = s->srv;
 
 	srv->region_bytes -= s->region_bytes;
+	session_count_files(s);
 	metric_add(&srv->counters.sessions_ended, 1);
 	metric_add(&srv->counters.sessions_now, -1ull);
 	jobs_close(s->jobs);
@@ -213,59 +214,40 @@ static void fail(struct session *s, const char *why)
 /* Begins the answer to the request in progress; fields may follow, then session_reply_send. */
 void session_reply(struct session *s, int status, const char *fmt, ...)
 {
-	char text[WIRE_TEXT];
+	struct msg_status m = { .status = status };
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(text, sizeof text, fmt, ap);
+	vsnprintf(m.text, sizeof m.text, fmt, ap);
 	va_end(ap);
 	s->out = wcur_init(s->reply, WIRE_CTL_MAX);
 	wire_put_head(&s->out, s->req.type | WIRE_REPLY, s->req.id);
-	put_u32(&s->out, (uint32_t)status);
-	put_str(&s->out, text);
+	wire_put(&s->out, &wire_status, &m);
 }
 
-static bool send_small(struct session *s, uint8_t *msg, const struct wcur *w)
+static bool send_small(struct session *s, uint16_t type, uint32_t id, const struct wire_def *def, const void *fields)
 {
 	const struct be_ops *ops = s->srv->cfg.ops;
+	uint8_t msg[WIRE_HEAD + WIRE_TEXT + 8];
+	struct wcur w = wcur_init(msg, sizeof msg);
+	uint32_t len;
 
-	wire_seal(msg, (uint32_t)(w->p - msg));
-	return s->ctl && ops->send(s->srv->ctl, s->ctl,
-				   &(struct be_msg){ .head = msg,
-						     .head_len = (uint32_t)(w->p - msg),
-						     .cookie = COOKIE_OTHER | cookie_of(s) },
-				   1) == 1;
+	wire_put_head(&w, type, id);
+	wire_put(&w, def, fields);
+	len = (uint32_t)(w.p - msg);
+	wire_seal(msg, len);
+	return s->ctl &&
+	       ops->send(s->srv->ctl, s->ctl,
+			 &(struct be_msg){ .head = msg, .head_len = len, .cookie = COOKIE_OTHER | cookie_of(s) },
+			 1) == 1;
 }
 
 void session_goodbye(struct session *s, const char *why)
 {
-	uint8_t msg[WIRE_HEAD + WIRE_TEXT + 8];
-	struct wcur w = wcur_init(msg, sizeof msg);
+	struct msg_goodbye m;
 
-	wire_put_head(&w, MSG_GOODBYE, 0);
-	put_str(&w, why);
-	send_small(s, msg, &w);
-}
-
-static bool send_stream_lost(struct session *s, uint32_t i)
-{
-	uint8_t msg[32];
-	struct wcur w = wcur_init(msg, sizeof msg);
-
-	wire_put_head(&w, MSG_STREAM_LOST, 0);
-	wire_put(&w, &wire_stream_down, &(struct msg_stream_down){ i, s->streams[i].incarnation });
-	return send_small(s, msg, &w);
-}
-
-static bool send_fence_reply(struct session *s, uint32_t id)
-{
-	uint8_t msg[32];
-	struct wcur w = wcur_init(msg, sizeof msg);
-
-	wire_put_head(&w, MSG_STREAM_DOWN | WIRE_REPLY, id);
-	put_u32(&w, 0);
-	put_str(&w, "");
-	return send_small(s, msg, &w);
+	snprintf(m.text, sizeof m.text, "%s", why);
+	send_small(s, MSG_GOODBYE, 0, &wire_goodbye, &m);
 }
 
 static void flush_streams(struct session *s)
@@ -278,9 +260,11 @@ static void flush_streams(struct session *s)
 		struct sstream *t = &s->streams[i];
 
 		if (t->fence_due)
-			t->fence_due = !send_fence_reply(s, t->fence_id);
+			t->fence_due = !send_small(s, MSG_STREAM_DOWN | WIRE_REPLY, t->fence_id, &wire_status,
+						   &(struct msg_status){ 0 });
 		if (t->lost_due)
-			t->lost_due = !send_stream_lost(s, i);
+			t->lost_due = !send_small(s, MSG_STREAM_LOST, 0, &wire_stream_down,
+						  &(struct msg_stream_down){ i, t->incarnation });
 		left |= t->fence_due || t->lost_due;
 	}
 	s->streams_due = left;
@@ -312,6 +296,7 @@ void session_reply_send(struct session *s)
 	wire_seal(s->reply, s->reply_len);
 	s->reply_id = s->req.id;
 	s->reply_due = true;
+	s->active_at = now_of(s);
 	s->op = OP_NONE;
 	if (s->frame)
 		s->srv->cfg.ops->release(s->srv->ctl, s->frame - 1);
@@ -330,7 +315,7 @@ static void stream_accept(struct session *s, uint32_t i)
 	put_ok(s, reply);
 	t->waiting = NULL;
 	if (amst_accept(s->amst, i, t->accept_incarnation, r, reply) < 0) {
-		server_reject(s->srv, r, PRE_BUSY);
+		server_reject(s->srv, r, PRE_NOT_NOW);
 		return;
 	}
 	t->state = SS_OPENING;
@@ -353,7 +338,7 @@ void session_data_request(struct session *s, const struct preamble *p, struct be
 	struct sstream *t;
 
 	if (!s->agreed || s->dying || s->resume || !s->ctl) {
-		server_reject(s->srv, r, s->dying ? PRE_NO_SESSION : PRE_BUSY);
+		server_reject(s->srv, r, s->dying ? PRE_NO_SESSION : PRE_NOT_NOW);
 		return;
 	}
 	if (p->stream >= s->n_streams) {
@@ -466,6 +451,7 @@ static void try_resume(struct session *s)
 	s->last_ctl = s->ctl;
 	s->ctl_open++;
 	s->lost_at = 0;
+	s->active_at = now_of(s);
 	metric_add(&s->srv->counters.sessions_resumed, 1);
 	log_info("%s: session %u resumes", s->peer, s->slot);
 }
@@ -476,6 +462,7 @@ static void take_request(struct session *s, const uint8_t *data, uint32_t len, u
 {
 	wire_open(data, len, &s->in, &s->req);
 	s->frame = frame + 1;
+	s->active_at = now_of(s);
 	session_request(s);
 }
 
@@ -570,7 +557,7 @@ static bool amst_events(struct session *s)
 	struct amst_event ev;
 	bool any = false;
 
-	if (s->destroyed || !s->amst) /* the job thread closes it */
+	if (s->destroyed || !s->agreed) /* the job thread closes or opens it */
 		return false;
 	if (s->srv->cfg.manual)
 		any = amst_step(s->amst);
@@ -588,6 +575,22 @@ static bool amst_events(struct session *s)
 	return any;
 }
 
+/* For how long nobody has asked anything of the session and no chunk of it moved. */
+static uint64_t idle_for(struct session *s, uint64_t now)
+{
+	struct amst_counters ac;
+	struct be_counters bc;
+
+	if (now - s->looked_at >= s->timeout_ns) {
+		s->looked_at = now;
+		amst_counters(s->amst, &ac, &bc);
+		if (s->job_running || bc.rx_bytes + bc.tx_bytes != s->moved)
+			s->active_at = now;
+		s->moved = bc.rx_bytes + bc.tx_bytes;
+	}
+	return now - s->active_at;
+}
+
 static void check_time(struct session *s)
 {
 	uint64_t now = now_of(s);
@@ -596,6 +599,8 @@ static void check_time(struct session *s)
 		fail(s, "it did not say hello in time");
 	else if (s->lost_at && now - s->lost_at > s->timeout_ns)
 		fail(s, "it lost its connection and did not come back in time; its part files are kept");
+	else if (s->agreed && !s->lost_at && idle_for(s, now) > max_u64(IDLE_TIMEOUTS * s->timeout_ns, IDLE_LEAST))
+		fail(s, "nothing was asked of it or moved in it for ten times its time-out");
 }
 
 bool session_turn(struct session *s)

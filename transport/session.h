@@ -9,8 +9,11 @@
 #include <pthread.h>
 
 #define HELLO_TIMEOUT (10 * NS_PER_S)
+#define IDLE_TIMEOUTS 10           /* a session in which nothing happens ends after so many of its time-outs… */
+#define IDLE_LEAST (60 * NS_PER_S) /* …and not before: the client may be reading its files */
 #define STAGE_CHUNK_MAX (1u << 20)
-#define FILE_TEXT 200 /* of one file's status, so that a full batch fits an answer */
+#define EXTENT_MIN 512 /* least length of a transfer's extents, but for the last of a region or file: a disk's sector */
+#define FILE_TEXT 200  /* of one file's status, so that a full batch fits an answer */
 
 /* A data stream, seen from here.
  *
@@ -31,7 +34,18 @@ struct sstream {
 };
 
 /* What the request in progress waits for. */
-enum op { OP_NONE, OP_JOB, OP_FILES, OP_REGION, OP_RX_READY, OP_RX_END, OP_PULL_WAIT, OP_SAMPLE };
+enum op {
+	OP_NONE,
+	OP_JOB,
+	OP_FILES,
+	OP_REGION,
+	OP_REGION_FAILED,
+	OP_REGION_DROP,
+	OP_RX_READY,
+	OP_RX_END,
+	OP_PULL_WAIT,
+	OP_SAMPLE
+};
 
 struct session {
 	struct server *srv;
@@ -42,6 +56,7 @@ struct session {
 	char peer[64];
 	bool local; /* the peer is on this host */
 	uint64_t opened_at, lost_at, timeout_ns;
+	uint64_t active_at, looked_at, moved; /* last sign of activity; when chunks were looked at, and their sum */
 	be_stream ctl, last_ctl;
 	unsigned ctl_open; /* control streams not DOWN yet: they may still use `reply` */
 	uint64_t dying_at;
@@ -68,6 +83,7 @@ struct session {
 	struct store_file *files[WIRE_BATCH_MAX];
 	bool folder[WIRE_BATCH_MAX];
 	uint32_t n_files, files_good, files_bad;
+	uint64_t file_bytes; /* what the peer said that they will hold */
 
 	/* The request in progress: its frame is kept until it is answered. */
 	enum op op;
@@ -85,7 +101,8 @@ struct session {
 	void (*job_done)(struct session *s);
 	bool job_running;
 	struct jobs *jobs; /* a thread of the session's own: what blocks one session blocks no other */
-	struct err job_err;
+	struct err job_err, region_err;
+	struct msg_hello job_hello;
 	struct msg_region job_region;
 	struct msg_digest job_digest;
 	struct digest128 digest;
@@ -125,5 +142,6 @@ void session_request(struct session *s);
 void session_req_event(struct session *s, const struct amst_event *ev);
 void session_req_turn(struct session *s);
 void session_drop_files(struct session *s);
+void session_count_files(struct session *s);
 
 #endif

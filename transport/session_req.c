@@ -23,18 +23,22 @@ static void answer(struct session *s, int status, const char *text)
 	session_reply_send(s);
 }
 
-static void start_job(struct session *s, void (*run)(struct session *), void (*done)(struct session *))
+static bool start_job(struct session *s, void (*run)(struct session *), void (*done)(struct session *))
 {
 	s->job_err = (struct err){ 0 };
 	s->op = OP_JOB;
-	if (!session_job(s, run, done))
-		answer(s, -EBUSY, "the server is busy: try again");
+	if (session_job(s, run, done))
+		return true;
+	answer(s, -EBUSY, "the server is busy: try again");
+	return false;
 }
 
 /* ---- hello ------------------------------------------------------------------------------------- */
 
-static int open_plane(struct session *s, const struct msg_hello *h, struct err *e)
+/* Makes the workers and what they need, in the job thread. */
+static void run_hello(struct session *s)
 {
+	const struct msg_hello *h = &s->job_hello;
 	struct server *srv = s->srv;
 	struct amst_config a = {
 		.ops = srv->cfg.ops,
@@ -52,43 +56,33 @@ static int open_plane(struct session *s, const struct msg_hello *h, struct err *
 		.notify_ctx = srv,
 	};
 
-	if (!a.workers)
-		a.workers = 1;
+	/* Who asks for large chunks gets fewer workers: each needs a few frames. */
+	a.workers = (unsigned)max_u64(min_u64(a.workers, amst_workers_most(h->chunk)), 1);
 	/* On one host the two ends of a stream belong on one CPU; sessions from elsewhere take turns. */
 	for (unsigned i = 0; srv->cfg.cpus && i < AMST_WORKERS_MAX; i++)
 		s->cpus[i] = srv->cfg.cpus[((s->local ? 0 : s->slot * a.workers) + i) % srv->cfg.n_cpus];
 	s->streams = calloc(h->streams, sizeof *s->streams);
 	if (!s->streams)
-		return err_set(e, -ENOMEM, "no memory for %u streams", h->streams);
-	return amst_open(&s->amst, &a, e);
+		err_set(&s->job_err, -ENOMEM, "no memory for %u streams", h->streams);
+	else
+		amst_open(&s->amst, &a, &s->job_err);
 }
 
-static void do_hello(struct session *s)
+static void hello_done(struct session *s)
 {
 	struct server *srv = s->srv;
-	struct msg_hello h;
 	struct msg_hello_reply r = { .cpus = (uint32_t)get_nprocs(),
 				     .memory_max = srv->cfg.memory_max,
 				     .stores = srv->cfg.store != NULL };
-	struct err e;
-	int rc;
 
-	wire_get(&s->in, &wire_hello, &h);
-	if (s->in.bad || rcur_left(&s->in) < h.ext_len || s->agreed || !h.streams || h.streams > WIRE_STREAMS_MAX ||
-	    h.chunk > STAGE_CHUNK_MAX || h.sum >= SUM_KINDS) {
-		answer(s, -EPROTO,
-		       "the hello asks for something impossible: install the same dwcp release on both hosts");
-		return;
-	}
-	rc = open_plane(s, &h, &e);
-	if (rc < 0) {
+	if (s->job_err.code) {
 		free(s->streams);
 		s->streams = NULL;
-		answer(s, rc, e.why);
+		answer(s, s->job_err.code, s->job_err.why);
 		return;
 	}
-	s->n_streams = h.streams;
-	s->timeout_ns = min_u64(s->timeout_ns, h.timeout_ms * NS_PER_MS);
+	s->n_streams = s->job_hello.streams;
+	s->timeout_ns = min_u64(s->timeout_ns, s->job_hello.timeout_ms * NS_PER_MS);
 	s->agreed = true;
 	pthread_mutex_lock(&srv->mu);
 	s->visible = true;
@@ -101,6 +95,19 @@ static void do_hello(struct session *s)
 	session_reply_send(s);
 }
 
+static void do_hello(struct session *s)
+{
+	struct msg_hello *h = &s->job_hello;
+
+	wire_get(&s->in, &wire_hello, h);
+	if (s->in.bad || rcur_left(&s->in) < h->ext_len || s->agreed || !h->streams || h->streams > WIRE_STREAMS_MAX ||
+	    h->chunk > STAGE_CHUNK_MAX || h->sum >= SUM_KINDS)
+		answer(s, -EPROTO,
+		       "the hello asks for something impossible: install the same dwcp release on both hosts");
+	else
+		start_job(s, run_hello, hello_done);
+}
+
 /* ---- regions ----------------------------------------------------------------------------------- */
 
 static void run_region(struct session *s)
@@ -111,22 +118,33 @@ static void run_region(struct session *s)
 		rng_fill(b->addr, b->len, s->job_region.seed);
 }
 
+static void run_region_free(struct session *s)
+{
+	hugebuf_free(&s->regions[s->job_region.region]);
+}
+
+static void region_freed(struct session *s)
+{
+	s->srv->region_bytes -= s->job_region.bytes;
+	metric_add(&s->region_bytes, -s->job_region.bytes);
+	answer(s, s->region_err.code, s->region_err.why);
+}
+
 static void region_made(struct session *s)
 {
 	uint32_t id = s->job_region.region;
 	int rc = s->job_err.code;
 
 	if (rc == 0)
-		rc = err_set(&s->job_err, amst_region_add(s->amst, id, s->regions[id].addr, s->regions[id].len),
-			     "the region cannot be registered");
+		rc = amst_region_add(s->amst, id, s->regions[id].addr, s->regions[id].len);
 	if (rc == 0) {
 		s->op = OP_REGION;
 		return;
 	}
-	hugebuf_free(&s->regions[id]);
-	s->srv->region_bytes -= s->job_region.bytes;
-	metric_add(&s->region_bytes, -s->job_region.bytes);
-	answer(s, rc, s->job_err.why);
+	s->region_err = s->job_err;
+	if (!s->region_err.code)
+		err_set(&s->region_err, rc, "the workers are busy: try again");
+	start_job(s, run_region_free, region_freed);
 }
 
 static void do_region(struct session *s)
@@ -149,10 +167,11 @@ static void do_region(struct session *s)
 		session_reply_send(s);
 		return;
 	}
+	s->job_region = m;
+	if (!start_job(s, run_region, region_made))
+		return;
 	srv->region_bytes += m.bytes;
 	metric_add(&s->region_bytes, m.bytes);
-	s->job_region = m;
-	start_job(s, run_region, region_made);
 }
 
 static void region_added(struct session *s, const struct amst_event *ev)
@@ -160,8 +179,8 @@ static void region_added(struct session *s, const struct amst_event *ev)
 	uint32_t id = s->job_region.region;
 
 	if (ev->err) {
-		session_reply(s, ev->err, "the region cannot be registered: %s", strerror(-ev->err));
-		session_reply_send(s);
+		err_set(&s->region_err, ev->err, "the region cannot be registered: %s", strerror(-ev->err));
+		s->op = OP_REGION_FAILED; /* some workers may have it: session_req_turn takes it from them */
 		return;
 	}
 	s->offered[id] = true;
@@ -212,6 +231,23 @@ static int decode_file(void *ctx, unsigned worker, const struct stage_chunk *c, 
 
 static const struct stage_ops file_sink = { .name = "files", .decode = decode_file };
 
+/* More chunks in a pass there cannot be. */
+static uint64_t chunks_most(const struct session *s, const struct msg_xfer_begin *m)
+{
+	uint64_t bytes = 0, objects = 0;
+
+	if (m->kind == XFER_FILES) {
+		bytes = s->file_bytes;
+		objects = s->n_files;
+	}
+	for (uint32_t i = 0; m->kind == XFER_PUT && i < AMST_REGIONS_MAX; i++)
+		if (s->offered[i]) {
+			bytes += s->regions[i].len;
+			objects++;
+		}
+	return bytes / m->chunk + bytes / EXTENT_MIN + objects;
+}
+
 static void do_xfer_begin(struct session *s)
 {
 	struct msg_xfer_begin m;
@@ -226,6 +262,10 @@ static void do_xfer_begin(struct session *s)
 	}
 	if (s->rx_active) {
 		answer(s, -EBUSY, "a transfer is running in this session");
+		return;
+	}
+	if (!m.chunk || m.chunks > chunks_most(s, &m)) {
+		answer(s, -EINVAL, "the transfer has more chunks than its regions or files can hold");
 		return;
 	}
 	s->rx = (struct amst_rx){ .id = id, .sum = (enum sum_kind)m.sum };
@@ -371,7 +411,7 @@ static void send_info(struct session *s)
 			 .cpu_ns = (uint64_t)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * NS_PER_S +
 				   (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * NS_PER_US,
 			 .rss_bytes = rss_now(),
-			 .region_bytes = s->srv->region_bytes,
+			 .region_bytes = s->region_bytes,
 			 .tx_zero_copy = bc.tx_zero_copy_bytes,
 			 .tx_copied = bc.tx_copied_bytes,
 			 .rx_zero_copy = bc.rx_zero_copy_bytes,
@@ -394,10 +434,13 @@ static void do_info(struct session *s)
 void session_drop_files(struct session *s)
 {
 	for (uint32_t i = 0; i < s->n_files; i++)
-		if (s->files[i])
+		if (s->files[i]) {
 			store_abandon(s->files[i], true);
+			s->files_bad += !s->folder[i];
+		}
 	memset(s->files, 0, sizeof s->files);
 	s->n_files = 0;
+	s->file_bytes = 0;
 }
 
 static void put_file_status(struct session *s, int status, uint64_t have, const char *text)
@@ -427,6 +470,8 @@ static void run_files_open(struct session *s)
 		rc = store_begin(s->srv->cfg.store, spec, &s->files[i], &have, &e);
 		if (rc < 0)
 			s->files[i] = NULL;
+		else if (spec->kind == STORE_FILE)
+			s->file_bytes += min_u64(spec->size, INT64_MAX / WIRE_BATCH_MAX);
 		s->n_files = i + 1;
 		s->folder[i] = spec->kind == STORE_DIR;
 		s->files_bad += rc < 0;
@@ -440,51 +485,68 @@ static void run_files_open(struct session *s)
 }
 
 /* The job thread counts for itself; the totals are the control thread's. */
-static void count_files(struct session *s)
+void session_count_files(struct session *s)
 {
 	metric_add(&s->srv->counters.files_received, s->files_good);
 	metric_add(&s->srv->counters.files_failed, s->files_bad);
 	s->files_good = s->files_bad = 0;
+}
+
+static void files_done(struct session *s)
+{
+	session_count_files(s);
 	session_reply_send(s);
 }
 
-static bool asks_for(const struct session *s, const char *name)
+static bool lost_one(const struct session *s, const struct session *o)
 {
-	struct rcur in = s->in;
-	uint32_t n = get_u16(&in);
-	struct msg_file_spec m;
-	bool same = false;
+	return o != s && o->used && (o->lost_at || o->dying);
+}
 
-	for (uint32_t i = 0; i < n && !in.bad && !same; i++) {
-		wire_get(&in, &wire_file_spec, &m);
-		same = !in.bad && !strcmp(m.spec.name, name);
+static bool holds(const struct session *o, const char *name)
+{
+	for (uint32_t k = 0; k < o->n_files; k++)
+		if (o->files[k] && !strcmp(store_file_name(o->files[k]), name))
+			return true;
+	return false;
+}
+
+/* Ends every lost session that holds the file. */
+static bool end_holders(struct session *s, const char *name)
+{
+	bool held = false;
+
+	for (uint32_t i = 0; i < s->srv->cfg.sessions; i++) {
+		struct session *o = &s->srv->sessions[i];
+
+		if (!lost_one(s, o) || !holds(o, name))
+			continue;
+		if (!o->dying)
+			log_info("%s: session %u is ended: its files are sent anew by %s", o->peer, o->slot, s->peer);
+		session_end(o, true);
+		held = true;
 	}
-	return same;
+	return held;
 }
 
 /* A sender that was killed leaves its session behind, and that its files. Who sends one of them anew is believed: the
  * session that lost its sender ends. True while one is not gone yet. */
 static bool held_by_lost(struct session *s)
 {
-	bool held = false;
+	struct rcur in = s->in;
+	uint32_t n = get_u16(&in);
+	struct store_spec spec;
+	bool lost = false, held = false;
 
 	for (uint32_t i = 0; i < s->srv->cfg.sessions; i++) {
-		struct session *o = &s->srv->sessions[i];
-		bool holds = false;
+		const struct session *o = &s->srv->sessions[i];
 
-		if (o == s || !o->used || (!o->lost_at && !o->dying))
-			continue;
-		if (o->job_running) { /* its files are the job's now */
-			held = true;
-			continue;
-		}
-		for (uint32_t k = 0; k < o->n_files && !holds; k++)
-			holds = o->files[k] && asks_for(s, store_file_name(o->files[k]));
-		if (holds && !o->dying)
-			log_info("%s: session %u is ended: its files are sent anew by %s", o->peer, o->slot, s->peer);
-		if (holds)
-			session_end(o, true);
-		held |= holds;
+		lost |= lost_one(s, o);
+		held |= lost_one(s, o) && o->job_running; /* its files are the job's now */
+	}
+	for (uint32_t i = 0; lost && !held && i < n && !in.bad; i++) {
+		wire_get(&in, &wire_file_spec, &spec);
+		held = !in.bad && end_holders(s, spec.name);
 	}
 	return held;
 }
@@ -493,7 +555,9 @@ static bool held_by_lost(struct session *s)
 void session_req_turn(struct session *s)
 {
 	if (s->op == OP_FILES && !held_by_lost(s))
-		start_job(s, run_files_open, count_files);
+		start_job(s, run_files_open, files_done);
+	else if (s->op == OP_REGION_FAILED && amst_region_drop(s->amst, s->job_region.region) == 0)
+		s->op = OP_REGION_DROP;
 }
 
 static void do_files_open(struct session *s)
@@ -553,14 +617,15 @@ static void run_files_close(struct session *s)
 			rc = store_finish(f, sync, &e);
 		else
 			store_abandon(f, true);
-		/* A folder that is closed without being complete was only prepared. */
+		/* A folder that is closed without being complete was only prepared; what was never open is counted. */
 		if (rc >= 0 && m.complete)
 			s->files_good++;
-		else if (m.complete || !s->folder[i])
+		else if (f && (m.complete || !s->folder[i]))
 			s->files_bad++;
 		put_file_status(s, rc < 0 ? rc : 0, 0, rc < 0 ? e.why : "");
 	}
 	s->n_files = 0;
+	s->file_bytes = 0;
 }
 
 static void do_files_close(struct session *s)
@@ -573,7 +638,7 @@ static void do_files_close(struct session *s)
 	if (peek.bad || n != s->n_files || s->rx_active)
 		answer(s, -EINVAL, "the files to be closed are not those that are open, or a transfer is running");
 	else
-		start_job(s, run_files_close, count_files);
+		start_job(s, run_files_close, files_done);
 }
 
 /* ---- dispatch ---------------------------------------------------------------------------------- */
@@ -644,6 +709,8 @@ void session_req_event(struct session *s, const struct amst_event *ev)
 		s->tx_ended = true;
 	if (s->op == OP_REGION && ev->type == AMST_REGION_ADDED)
 		region_added(s, ev);
+	else if (s->op == OP_REGION_DROP && ev->type == AMST_REGION_DROPPED)
+		start_job(s, run_region_free, region_freed);
 	else if (s->op == OP_RX_READY && ev->type == AMST_RX_READY)
 		answer(s, 0, "");
 	else if (s->op == OP_RX_END && ev->type == AMST_RX_ENDED)
