@@ -209,6 +209,34 @@ static void slow_reader(void **state)
 	free(got);
 }
 
+/* A peer whose kernel answers and who takes nothing counts as gone after the idle time-out. */
+static void reader_never_reads(void **state)
+{
+	struct uring_opts o = peer_opts("idle-timeout", "500ms", NULL);
+	uint8_t *src = calloc(1, 1 << 20), pre[BE_PREAMBLE] = { 0 }, answer[TCP_GREETING];
+	struct be_put p = { src, 1 << 20, { 1, 2 }, 0, 0 };
+	struct be_addr at;
+	struct side a;
+	struct err e;
+	int listener = peer_listen(&at), fd;
+
+	(void)state;
+	side_open(&a, &o, 1);
+	assert_int_equal(uring_ops.connect(a.be, &at, pre, PEER_DOMAIN, 1, &a.stream, &e), 0);
+	side_poll(&a);
+	fd = accept(listener, NULL, NULL);
+	tcp_greeting_encode(answer, TCP_STATUS_ACCEPTED, pre);
+	peer_write(fd, answer, sizeof answer);
+	SIDES_UNTIL(&a, NULL, a.connected == 1);
+	SIDES_UNTIL(&a, NULL, (uring_ops.put(a.be, a.stream, &p, 1), a.down == 1));
+	assert_int_equal(a.down_err, -ETIMEDOUT);
+	assert_true(a.failed > 0);
+	side_close(&a);
+	close(fd);
+	close(listener);
+	free(src);
+}
+
 /* --- options reach the socket --- */
 
 /* The descriptor of the stream's socket, found by its local address. */
@@ -532,6 +560,7 @@ int main(void)
 		cmocka_unit_test(odd_bundles),
 		cmocka_unit_test(dropped_while_arriving),
 		cmocka_unit_test(slow_reader),
+		cmocka_unit_test(reader_never_reads),
 		cmocka_unit_test(options_reach_the_socket),
 		cmocka_unit_test(buffers_over_the_limit),
 		cmocka_unit_test(no_such_congestion_control),

@@ -305,6 +305,9 @@ void sock_tune(const struct uring_opts *o, int fd);
 void sock_tune_path(const struct uring_opts *o, int fd, bool local);
 bool sock_is_local(int fd, const struct be_addr *peer);
 void sock_reset(int fd);
+/* After a receive of nothing: 0 when that was the peer's FIN, else what the connection died of. A send that had gone
+ * half way may have been told instead, and reports its half. */
+int sock_ended(int fd);
 int uring_info(struct be *be, be_stream name, struct be_info *out);
 
 /* uring_region.c */

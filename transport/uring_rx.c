@@ -171,13 +171,16 @@ static void rx_ended(struct uring *u, struct u_stream *s, int res)
 		stream_wish(u, s, W_RECV);
 		return;
 	}
+	/* Behind our own FIN the connection may be over in order. */
+	if (res == 0 && !s->fin_sent)
+		res = sock_ended(s->fd);
 	s->peer_fin = res == 0;
 	if (s->state == U_CLOSING)
 		stream_die(u, s, -ECANCELED);
+	else if (res == -ETIMEDOUT || (res < 0 && !s->tx_err))
+		stream_die(u, s, res);
 	else if (s->tx_err)
 		stream_die(u, s, s->tx_err);
-	else if (res < 0)
-		stream_die(u, s, res);
 	else if (s->state == U_GREETING || !tcp_rx_at_boundary(&s->rx))
 		stream_die(u, s, -ECONNRESET);
 	else

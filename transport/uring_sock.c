@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#define STATE_CLOSE 7 /* TCP_CLOSE of netinet/tcp.h, which does not go with linux/tcp.h */
 #define AVAILABLE "/proc/sys/net/ipv4/tcp_available_congestion_control"
 
 static int set_int(int fd, int level, int name, int v)
@@ -195,6 +196,16 @@ void sock_reset(int fd)
 
 	if (connect(fd, &none, sizeof none) < 0)
 		shutdown(fd, SHUT_RDWR);
+}
+
+int sock_ended(int fd)
+{
+	struct tcp_info t = { 0 };
+	socklen_t len = sizeof t;
+
+	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &t, &len) < 0 || t.tcpi_state != STATE_CLOSE)
+		return 0;
+	return t.tcpi_probes || t.tcpi_retransmits ? -ETIMEDOUT : -ECONNRESET;
 }
 
 static void info_tcp(int fd, struct be_info *out)
