@@ -33,7 +33,9 @@ static const struct opt options[] = {
 	{ "connection-timeout", NULL, 0, OPT_TIME, FIELD(connection_timeout), "30s", NS_PER_MS, 3600 * NS_PER_S, false,
 	  NULL, NULL, NULL, "longest wait for a connection and the peer's answer" },
 	{ "idle-timeout", NULL, 0, OPT_TIME, FIELD(idle_timeout), "20s", 0, 24 * 3600 * NS_PER_S, false, NULL, NULL,
-	  NULL, "longest wait for the peer to acknowledge sent bytes; 0: the kernel's" },
+	  NULL,
+	  "longest wait for the peer to take sent bytes, also while it is alive and its disk is not; keep it below "
+	  "the transfer's timeout; 0: the kernel's" },
 	{ "nodelay", NULL, 0, OPT_BOOL, FIELD(nodelay), "true", 0, 0, false, NULL, NULL, NULL,
 	  "send small messages at once" },
 	{ "zerocopy", NULL, 0, OPT_ENUM, FIELD(zerocopy), "auto", 0, 0, false, NULL, zerocopy_names, NULL,

@@ -8,6 +8,11 @@
  *
  * A stream that is closed `graceful` sends what was accepted, then FIN, then waits for the peer's
  * FIN; idle_timeout (connection_timeout when that is off) bounds it. Otherwise the connection is reset.
+ *
+ * idle_timeout is TCP_USER_TIMEOUT: a stream whose bytes are not acknowledged for so long goes DOWN with -ETIMEDOUT,
+ * and so does one whose peer acknowledges window probes and takes nothing, as a receiver does that is stuck in a disk
+ * write (Linux counts both alike). The default is shorter than that of a transfer's time-out, so that a dead path
+ * costs its streams, which are connected again, and not the transfer. For a slow receiver raise both.
  */
 #ifndef DWCP_TRANSPORT_URING_H
 #define DWCP_TRANSPORT_URING_H
@@ -25,7 +30,7 @@ struct uring_opts {
 	uint64_t recv_buffer_size;   /* the same, net.core.rmem_max */
 	uint64_t keepalive_interval; /* ns; 0 off */
 	uint64_t connection_timeout; /* ns; connect and the peer's answer together */
-	uint64_t idle_timeout;       /* ns; 0: the kernel's */
+	uint64_t idle_timeout;       /* ns; 0: the kernel's, and a stuck peer is waited for without end */
 	bool nodelay;
 	int zerocopy;                /* enum uring_zerocopy */
 	uint64_t zerocopy_threshold; /* bytes */
