@@ -212,7 +212,7 @@ static int send_all(struct send *s, struct err *e)
 	s->job.list = &s->list;
 	s->job.resume = s->opts.resume;
 	s->job.sync = s->opts.fsync;
-	progress_begin(&s->job.progress, "sending", s->list.total_bytes, text_wanted(s), start);
+	progress_begin(&s->job.progress, "sending", s->list.total_bytes, !s->output.json[0], start);
 	if (!client_peer(c)->stores)
 		rc = err_set(e, -EACCES, "%s takes no files: start it with `dwcp serve --store DIR`",
 			     s->transfer.target);

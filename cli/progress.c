@@ -19,7 +19,11 @@ void progress_begin(struct progress *p, const char *what, uint64_t total, bool w
 	const char *term = getenv("TERM");
 
 	*p = (struct progress){
-		.what = what, .total = total, .began = now_ns, .last_ns = now_ns, .next_ns = now_ns + REDRAW
+		.what = what,
+		.total = total,
+		.show_ns = now_ns + SHOW_AFTER,
+		.last_ns = now_ns,
+		.next_ns = now_ns + REDRAW,
 	};
 	p->on = wanted && isatty(STDERR_FILENO) && term && strcmp(term, "dumb") != 0;
 	p->colour = p->on && !getenv("NO_COLOR");
@@ -30,6 +34,12 @@ void progress_clear(struct progress *p)
 	if (p->drawn)
 		fputs("\r\033[K", stderr);
 	p->drawn = false;
+}
+
+void progress_line(struct progress *p, uint64_t now_ns)
+{
+	progress_clear(p);
+	p->show_ns = now_ns + SHOW_AFTER;
 }
 
 static unsigned columns(void)
@@ -91,6 +101,6 @@ void progress_update(struct progress *p, uint64_t done, uint64_t now_ns)
 	p->last_ns = now_ns;
 	p->last_bytes = done;
 	p->next_ns = now_ns + REDRAW;
-	if (now_ns - p->began >= SHOW_AFTER)
+	if (now_ns >= p->show_ns)
 		draw(p, done);
 }
