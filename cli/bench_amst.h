@@ -19,14 +19,15 @@ struct bench_amst_opts {
 	uint64_t duration_ns, omit_ns, interval_ns; /* 0: off */
 	char peer[280];                             /* "": own receiver */
 	bool reverse;
+	char link[32];
 	bool check;
 	double target; /* GB/s */
 };
 
 struct bench_interval {
-	double from, to; /* seconds since the measurement began */
-	uint64_t bytes, retransmits;
-	bool full; /* not the rest at the end */
+	double from, to;             /* seconds since the measurement began */
+	uint64_t bytes, retransmits; /* retransmits: ours, none of the peer's in reverse */
+	bool full;                   /* not the rest at the end */
 };
 
 /* A growing array; what it holds is bounded by duration/interval and iterations. */
@@ -48,12 +49,15 @@ struct bench_result {
 	struct bench_interval *intervals;
 	size_t n_intervals, cap_intervals;
 	struct hist latency; /* of chunks; empty in reverse */
+	char congestion[16]; /* what the kernel runs where the bytes are sent; "": not known */
 	struct be_counters be;
 	struct amst_counters amst;
+	bool peer_told; /* it answered at the end, too: what is the peer's is known */
 	uint64_t peer_tx_zero_copy, peer_tx_copied, peer_rx_zero_copy, peer_rx_copied;
 	double cpu_s, peer_cpu_s;
-	uint64_t rss, peer_rss; /* bytes, regions included unless they are of reserved huge pages */
-	uint64_t retransmits;
+	uint64_t rss, peer_rss; /* bytes at the end, regions included unless they are of reserved huge pages */
+	uint64_t peer_regions;  /* bytes of the session's regions there */
+	uint64_t retransmits;   /* of the sending side */
 	uint64_t reconnects, resumes;
 
 	uint64_t verified_bytes;
@@ -63,7 +67,8 @@ struct bench_result {
 struct bench_amst {
 	const struct bench_amst_opts *opts;
 	const struct transfer *transfer;
-	bool text; /* interval lines to standard output */
+	bool text; /* results and interval lines to standard output */
+	bool bar;  /* progress, on a terminal */
 	struct bench_result result;
 
 	/* while it runs */
@@ -78,6 +83,7 @@ struct bench_amst {
 	uint64_t interval_end;                /* when it is over */
 	uint64_t interval_retransmits;
 	bool sampled;
+	uint64_t stamp_cpu_ns; /* of changing contents between iterations: not of the measurement */
 };
 
 /* Measures. On error (-EINTR, too) what was measured so far is in the result. */
@@ -88,7 +94,7 @@ int cmd_benchmark_amst(int argc, char **argv);
 
 struct stats_interval bench_amst_throughput(const struct bench_amst *b);
 void bench_amst_print_head(const struct bench_amst *b);
-void bench_amst_print_interval(const struct bench_interval *i);
+void bench_amst_print_interval(const struct bench_amst *b, const struct bench_interval *i);
 void bench_amst_print(const struct bench_amst *b);
 int bench_amst_print_json(const struct bench_amst *b, const char *path, struct err *e);
 

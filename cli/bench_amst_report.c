@@ -28,11 +28,17 @@ static double mean(const struct bench_result *r)
 	return r->ns ? (double)r->bytes / (double)r->ns : 0;
 }
 
-static const char *congestion(const struct bench_amst *b)
+static const char *congestion_option(const struct bench_amst *b)
 {
 	const char *c = b->transfer->opts->tcp.congestion;
 
 	return *c ? c : "auto";
+}
+
+/* Its numbers are known: ours always, the peer's when it answered. */
+static bool known(const struct bench_amst *b, bool sender)
+{
+	return b->result.peer_told || sender != b->opts->reverse;
 }
 
 /* ---- text -------------------------------------------------------------------------------------- */
@@ -54,32 +60,43 @@ void bench_amst_print_head(const struct bench_amst *b)
 	fflush(stdout);
 }
 
-void bench_amst_print_interval(const struct bench_interval *i)
+void bench_amst_print_interval(const struct bench_amst *b, const struct bench_interval *i)
 {
 	double s = i->to - i->from;
 
-	printf("[%7.2f-%-7.2f sec]  %7.2f GBytes  %7.3f GB/s  retr %llu\n", i->from, i->to, (double)i->bytes / GIB,
-	       s > 0 ? (double)i->bytes / s / 1e9 : 0, (unsigned long long)i->retransmits);
+	printf("[%7.2f-%-7.2f sec]  %7.2f GBytes  %7.3f GB/s", i->from, i->to, (double)i->bytes / GIB,
+	       s > 0 ? (double)i->bytes / s / 1e9 : 0);
+	if (!b->opts->reverse)
+		printf("  retr %llu", (unsigned long long)i->retransmits);
+	putchar('\n');
 	fflush(stdout);
 }
 
 static void print_costs(const struct bench_amst *b)
 {
 	const struct bench_result *r = &b->result;
+	bool rev = b->opts->reverse;
 	char zero[32], copied[32];
 
 	if (r->latency.n)
 		printf("  %-16s p50 %.0f, p95 %.0f, p99 %.0f, p99.9 %.0f us\n", "chunk latency",
 		       (double)hist_quantile(&r->latency, .5) / 1e3, (double)hist_quantile(&r->latency, .95) / 1e3,
 		       (double)hist_quantile(&r->latency, .99) / 1e3, (double)hist_quantile(&r->latency, .999) / 1e3);
-	printf("  %-16s sent without a copy %s, by a copy %s\n", "copies",
-	       format_size(zero, sizeof(zero), b->opts->reverse ? r->peer_tx_zero_copy : r->be.tx_zero_copy_bytes),
-	       format_size(copied, sizeof(copied), b->opts->reverse ? r->peer_tx_copied : r->be.tx_copied_bytes));
-	printf("  %-16s here %.3f s, there %.3f s\n", "CPU time", r->cpu_s, r->peer_cpu_s);
-	printf("  %-16s here %.1f MB, there %.1f MB over the regions\n", "resident memory",
-	       over_regions(r->rss, r->pages, r->region_bytes),
-	       over_regions(r->peer_rss, r->peer_pages, r->region_bytes));
-	printf("  %-16s %llu segments", "retransmits", (unsigned long long)r->retransmits);
+	if (known(b, true))
+		printf("  %-16s sent without a copy %s, by a copy %s\n", "copies",
+		       format_size(zero, sizeof(zero), rev ? r->peer_tx_zero_copy : r->be.tx_zero_copy_bytes),
+		       format_size(copied, sizeof(copied), rev ? r->peer_tx_copied : r->be.tx_copied_bytes));
+	printf("  %-16s here %.3f s", "CPU time", r->cpu_s);
+	if (r->peer_told)
+		printf(", there %.3f s", r->peer_cpu_s);
+	printf("\n  %-16s here %.1f MB", "resident memory", over_regions(r->rss, r->pages, r->region_bytes));
+	if (r->peer_told)
+		printf(", there %.1f MB", over_regions(r->peer_rss, r->peer_pages, r->peer_regions));
+	puts(" over the regions");
+	if (known(b, true))
+		printf("  %-16s %llu segments", "retransmits", (unsigned long long)r->retransmits);
+	else
+		printf("  %-16s not known, the peer could not be asked", "retransmits");
 	if (r->refused)
 		printf(", %llu damaged chunks sent again", (unsigned long long)r->refused);
 	if (r->reconnects || r->resumes)
@@ -117,13 +134,14 @@ static json_t *settings_json(const struct bench_amst *b)
 	const struct transfer *t = b->transfer;
 	const struct bench_result *r = &b->result;
 
-	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:s, s:b, s:s, s:b, s:I, s:I, s:I, s:s, s:s, s:f}",
+	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:s, s:s?, s:b, s:s, s:b, s:I, s:I, s:I, s:s, s:s, s:f}",
 			 "backend", t->ops->name, "mode", transfer_modes[t->opts->mode], "streams",
 			 (json_int_t)t->streams, "workers", (json_int_t)t->workers, "chunk_bytes",
 			 (json_int_t)t->opts->chunk, "checksum", sum_names[t->opts->sum], "scheduling",
-			 amst_sched_names[t->opts->sched], "congestion", congestion(b), "pinned", t->cpus.n > 0, "peer",
-			 t->target, "own_receiver", r->own_peer, "data_bytes", (json_int_t)r->data_bytes,
-			 "region_bytes", (json_int_t)r->region_bytes, "iterations", (json_int_t)r->transfers, "pages",
+			 amst_sched_names[t->opts->sched], "congestion_option", congestion_option(b), "congestion",
+			 r->congestion[0] ? r->congestion : NULL, "pinned", t->cpus.n > 0, "peer", t->target,
+			 "own_receiver", r->own_peer, "data_bytes", (json_int_t)r->data_bytes, "region_bytes",
+			 (json_int_t)r->region_bytes, "iterations", (json_int_t)r->transfers, "pages",
 			 huge_kind_name(r->pages), "peer_pages", huge_kind_name(r->peer_pages), "session_setup_ms",
 			 (double)r->setup_ns / 1e6);
 }
@@ -137,38 +155,45 @@ static json_t *latency_json(const struct hist *h)
 			 (double)hist_quantile(h, .999) / 1e3, "n", (json_int_t)h->n);
 }
 
+static json_t *count_json(bool is_known, uint64_t v)
+{
+	return is_known ? json_integer((json_int_t)v) : json_null();
+}
+
 /* The two documented fields are the sending side's; the receiving side has its own. */
 static json_t *copies_json(const struct bench_amst *b)
 {
 	const struct bench_result *r = &b->result;
-	bool rev = b->opts->reverse;
+	bool rev = b->opts->reverse, tx = known(b, true), rx = known(b, false);
 
-	return json_pack("{s:I, s:I, s:I, s:I}", "zero_copy_bytes",
-			 (json_int_t)(rev ? r->peer_tx_zero_copy : r->be.tx_zero_copy_bytes), "copied_bytes",
-			 (json_int_t)(rev ? r->peer_tx_copied : r->be.tx_copied_bytes), "received_zero_copy_bytes",
-			 (json_int_t)(rev ? r->be.rx_zero_copy_bytes : r->peer_rx_zero_copy), "received_copied_bytes",
-			 (json_int_t)(rev ? r->be.rx_copied_bytes : r->peer_rx_copied));
+	return json_pack("{s:o, s:o, s:o, s:o}", "zero_copy_bytes",
+			 count_json(tx, rev ? r->peer_tx_zero_copy : r->be.tx_zero_copy_bytes), "copied_bytes",
+			 count_json(tx, rev ? r->peer_tx_copied : r->be.tx_copied_bytes), "received_zero_copy_bytes",
+			 count_json(rx, rev ? r->be.rx_zero_copy_bytes : r->peer_rx_zero_copy), "received_copied_bytes",
+			 count_json(rx, rev ? r->be.rx_copied_bytes : r->peer_rx_copied));
 }
 
 static json_t *two_sides(const struct bench_amst *b, double here, double there)
 {
+	json_t *ours = json_real(here), *theirs = b->result.peer_told ? json_real(there) : json_null();
 	bool rev = b->opts->reverse;
 
-	return json_pack("{s:f, s:f}", "sender", rev ? there : here, "receiver", rev ? here : there);
+	return json_pack("{s:o, s:o}", "sender", rev ? theirs : ours, "receiver", rev ? ours : theirs);
 }
 
-static json_t *intervals_json(const struct bench_result *r)
+static json_t *intervals_json(const struct bench_amst *b)
 {
+	const struct bench_result *r = &b->result;
 	json_t *list = json_array();
 
 	for (size_t i = 0; i < r->n_intervals; i++) {
 		const struct bench_interval *v = &r->intervals[i];
 		double s = v->to - v->from;
 
-		json_array_append_new(list, json_pack("{s:f, s:f, s:f, s:I, s:I, s:b}", "t", v->to, "seconds", s,
+		json_array_append_new(list, json_pack("{s:f, s:f, s:f, s:I, s:o, s:b}", "t", v->to, "seconds", s,
 						      "gbytes_per_s", s > 0 ? (double)v->bytes / s / 1e9 : 0, "bytes",
-						      (json_int_t)v->bytes, "retransmits", (json_int_t)v->retransmits,
-						      "full", v->full));
+						      (json_int_t)v->bytes, "retransmits",
+						      count_json(!b->opts->reverse, v->retransmits), "full", v->full));
 	}
 	return list;
 }
@@ -188,18 +213,19 @@ static json_t *measured_json(const struct bench_amst *b)
 	const struct bench_result *r = &b->result;
 
 	return json_pack(
-		"{s:I, s:f, s:o, s:f, s:o, s:b, s:I, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:b, s:o}",
+		"{s:I, s:f, s:o, s:f, s:o, s:b, s:I, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:b, s:b, s:o}",
 		"bytes", (json_int_t)r->bytes, "seconds", (double)r->ns / 1e9, "throughput_gbytes_per_s",
 		json_interval(bench_amst_throughput(b)), "mean_gbytes_per_s", mean(r), "latency_us",
-		latency_json(&r->latency), "verified", r->verified, "verified_bytes", (json_int_t)r->verified_bytes,
-		"copies", copies_json(b), "cpu_seconds", two_sides(b, r->cpu_s, r->peer_cpu_s), "rss_mbytes",
+		latency_json(&r->latency), "verified", r->verified, "verified_bytes",
+		(json_int_t)(r->verified ? r->verified_bytes : 0), "copies", copies_json(b), "cpu_seconds",
+		two_sides(b, r->cpu_s, r->peer_cpu_s), "rss_mbytes",
 		two_sides(b, (double)r->rss / MIB, (double)r->peer_rss / MIB), "rss_over_regions_mbytes",
 		two_sides(b, over_regions(r->rss, r->pages, r->region_bytes),
-			  over_regions(r->peer_rss, r->peer_pages, r->region_bytes)),
-		"retransmits", (json_int_t)r->retransmits, "chunks", (json_int_t)r->chunks, "chunks_refused",
-		(json_int_t)r->refused, "reconnects", (json_int_t)r->reconnects, "resumes", (json_int_t)r->resumes,
-		"syscalls", (json_int_t)r->be.syscalls, "reverse", b->opts->reverse, "interrupted", r->interrupted,
-		"intervals", intervals_json(r));
+			  over_regions(r->peer_rss, r->peer_pages, r->peer_regions)),
+		"retransmits", count_json(known(b, true), r->retransmits), "chunks", (json_int_t)r->chunks,
+		"chunks_refused", (json_int_t)r->refused, "reconnects", (json_int_t)r->reconnects, "resumes",
+		(json_int_t)r->resumes, "syscalls", (json_int_t)r->be.syscalls, "reverse", b->opts->reverse,
+		"interrupted", r->interrupted, "intervals", intervals_json(b));
 }
 
 int bench_amst_print_json(const struct bench_amst *b, const char *path, struct err *e)

@@ -4,18 +4,31 @@
 #include "cli/bench_amst.h"
 #include "cli/cmd.h"
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
 
 #define REGION_THERE 1
 #define REGION_HERE 2
-#define SEED 0x64776370u
-#define SAMPLE_AHEAD (120 * NS_PER_MS) /* retransmits are asked for so long before an interval ends */
+#define SEED_THERE 0x64776370u            /* contents: of the peer's region in reverse, … */
+#define SEED_FIRST 0x1u                   /* …of ours, … */
+#define SEED_MEASURED 0x8000000000000000u /* …and after --omit */
+#define STAMP_STEP 4096                   /* the smallest chunk: every chunk of an iteration has a stamp */
+#define PIECE (256ull << 20)              /* of work on a region between two looks at the progress */
+#define SAMPLE_AHEAD (120 * NS_PER_MS)    /* retransmits are asked for so long before an interval ends */
 
 static uint64_t now(void)
 {
 	return clock_now(&clock_mono);
+}
+
+/* A counter that was 0 again (a session of a peer that started anew) has not run backwards. */
+static uint64_t since(uint64_t later, uint64_t earlier)
+{
+	return later > earlier ? later - earlier : 0;
 }
 
 static double gbytes_per_s(uint64_t bytes, uint64_t ns)
@@ -47,7 +60,7 @@ static void add_interval(struct bench_amst *b, uint64_t at, uint64_t bytes, bool
 		.from = (double)(b->interval_at - b->start_ns) / 1e9,
 		.to = (double)(at - b->start_ns) / 1e9,
 		.bytes = bytes - b->interval_bytes,
-		.retransmits = retransmits - b->interval_retransmits,
+		.retransmits = since(retransmits, b->interval_retransmits),
 		.full = full,
 	};
 
@@ -68,8 +81,10 @@ static void add_interval(struct bench_amst *b, uint64_t at, uint64_t bytes, bool
 	b->interval_retransmits = retransmits;
 	b->sampled = false;
 	/* a rest of a few milliseconds has no rate worth a line */
-	if (b->text && (full || (i.to - i.from) * 1e10 >= (double)b->opts->interval_ns))
-		bench_amst_print_interval(&i);
+	if (b->text && (full || (i.to - i.from) * 1e10 >= (double)b->opts->interval_ns)) {
+		progress_line(&b->progress, at);
+		bench_amst_print_interval(b, &i);
+	}
 }
 
 static void look_at_interval(struct bench_amst *b, uint64_t at, uint64_t bytes)
@@ -88,10 +103,9 @@ static bool tick(void *ctx, uint64_t at, uint64_t bytes)
 {
 	struct bench_amst *b = ctx;
 
-	if (b->counting) {
+	if (b->counting)
 		look_at_interval(b, at, b->base_bytes + bytes);
-		progress_update(&b->progress, b->base_bytes + bytes, at);
-	}
+	progress_update(&b->progress, b->base_bytes + bytes, at);
 	return b->stop_ns && at >= b->stop_ns;
 }
 
@@ -125,8 +139,19 @@ static int pull(struct bench_amst *b, uint64_t len, uint64_t passes, uint64_t *a
 {
 	const struct client_tick on_tick = { .fn = tick, .ctx = b };
 	struct msg_pull_result r = { 0 };
-	int rc = client_pull(b->client, REGION_THERE, REGION_HERE, b->token, b->region.len, len, passes,
-			     (uint32_t)b->transfer->opts->chunk, &on_tick, &r, e);
+	struct amst_counters before, after;
+	struct be_counters be;
+	int rc;
+
+	amst_counters(client_amst(b->client), &before, &be);
+	rc = client_pull(b->client, REGION_THERE, REGION_HERE, b->token, b->region.len, len, passes,
+			 (uint32_t)b->transfer->opts->chunk, &on_tick, &r, e);
+	if (rc < 0) { /* the peer did not say what it sent: what arrived is known here */
+		amst_counters(client_amst(b->client), &after, &be);
+		r.bytes = after.bytes_placed - before.bytes_placed;
+		r.chunks = after.chunks_placed - before.chunks_placed;
+		r.refused = after.chunks_bad - before.chunks_bad;
+	}
 
 	*acked = r.bytes;
 	if (b->counting) {
@@ -164,6 +189,15 @@ struct cost {
 	uint64_t cpu_ns, retransmits;
 };
 
+/* of this thread */
+static uint64_t clock_cpu(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
+}
+
 static uint64_t cpu_ns(void)
 {
 	struct rusage u;
@@ -173,17 +207,29 @@ static uint64_t cpu_ns(void)
 	       (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * NS_PER_US;
 }
 
+static uint64_t rss_bytes(void)
+{
+	unsigned long size = 0, resident = 0;
+	FILE *f = fopen("/proc/self/statm", "re");
+
+	if (!f)
+		return 0;
+	if (fscanf(f, "%lu %lu", &size, &resident) != 2)
+		resident = 0;
+	fclose(f);
+	return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+/* What is known here is taken in any case; <0: the peer did not tell the rest. */
 static int look_at_cost(struct bench_amst *b, struct cost *c, struct err *e)
 {
 	struct amst *a = client_amst(b->client);
-	int rc;
 
 	c->cpu_ns = cpu_ns();
-	amst_sample(a);
-	rc = client_info(b->client, &c->peer, e); /* its answer takes longer than our own workers' look */
 	amst_counters(a, &c->amst, &c->be);
+	client_sample(b->client, NULL);
 	c->retransmits = amst_retransmits(a);
-	return rc;
+	return client_info(b->client, &c->peer, e);
 }
 
 /* now less before, field by field: both structs hold uint64_t only. */
@@ -193,29 +239,82 @@ static void subtract(void *into, const void *later, const void *earlier, size_t 
 	const uint64_t *a = later, *z = earlier;
 
 	for (size_t i = 0; i < bytes / sizeof(*d); i++)
-		d[i] = a[i] - z[i];
+		d[i] = since(a[i], z[i]);
 }
 
 static void take_cost(struct bench_amst *b, const struct cost *from, const struct cost *to)
 {
 	struct bench_result *r = &b->result;
-	struct rusage u;
 
 	subtract(&r->be, &to->be, &from->be, sizeof(r->be));
 	subtract(&r->amst, &to->amst, &from->amst, sizeof(r->amst));
-	r->cpu_s = (double)(to->cpu_ns - from->cpu_ns) / 1e9;
-	r->peer_cpu_s = (double)(to->peer.cpu_ns - from->peer.cpu_ns) / 1e9;
-	r->peer_rss = to->peer.rss_bytes;
-	r->peer_tx_zero_copy = to->peer.tx_zero_copy - from->peer.tx_zero_copy;
-	r->peer_tx_copied = to->peer.tx_copied - from->peer.tx_copied;
-	r->peer_rx_zero_copy = to->peer.rx_zero_copy - from->peer.rx_zero_copy;
-	r->peer_rx_copied = to->peer.rx_copied - from->peer.rx_copied;
-	r->retransmits = b->opts->reverse ? to->peer.retransmits - from->peer.retransmits
-					  : to->retransmits - from->retransmits;
-	if (!b->opts->reverse)
-		amst_latency(client_amst(b->client), &r->latency);
-	getrusage(RUSAGE_SELF, &u);
-	r->rss = (uint64_t)u.ru_maxrss * 1024;
+	r->cpu_s = (double)since(to->cpu_ns - from->cpu_ns, b->stamp_cpu_ns) / 1e9;
+	r->rss = rss_bytes();
+	if (b->opts->reverse)
+		return;
+	r->retransmits = since(to->retransmits, from->retransmits);
+	amst_latency(client_amst(b->client), &r->latency);
+}
+
+static void take_peer_cost(struct bench_amst *b, const struct msg_info *from, const struct msg_info *to)
+{
+	struct bench_result *r = &b->result;
+
+	r->peer_told = true;
+	r->peer_cpu_s = (double)since(to->cpu_ns, from->cpu_ns) / 1e9;
+	r->peer_rss = to->rss_bytes;
+	r->peer_regions = to->region_bytes;
+	r->peer_tx_zero_copy = since(to->tx_zero_copy, from->tx_zero_copy);
+	r->peer_tx_copied = since(to->tx_copied, from->tx_copied);
+	r->peer_rx_zero_copy = since(to->rx_zero_copy, from->rx_zero_copy);
+	r->peer_rx_copied = since(to->rx_copied, from->rx_copied);
+	if (b->opts->reverse)
+		r->retransmits = since(to->retransmits, from->retransmits);
+}
+
+/* ---- contents ---------------------------------------------------------------------------------- */
+
+static void bar(struct bench_amst *b, const char *what, uint64_t total)
+{
+	progress_begin(&b->progress, what, total, b->bar, now());
+}
+
+/* New contents for all of our region. In reverse it is what arrives that must replace them. */
+static int fill(struct bench_amst *b, uint64_t seed, struct err *e)
+{
+	uint8_t *p = b->region.addr;
+	uint64_t len = b->region.len;
+
+	bar(b, "filling", len);
+	for (uint64_t at = 0; at < len && !cmd_signal; at += PIECE) {
+		rng_fill(p + at, min_u64(PIECE, len - at), seed + at);
+		progress_update(&b->progress, at, now());
+	}
+	progress_clear(&b->progress);
+	return cmd_signal ? err_set(e, -EINTR, "interrupted") : 0;
+}
+
+/* Changes every page of what the next iteration moves, so that bytes of an earlier one are not what has to be there
+ * at the end. In reverse our copy is spoilt, which the iteration must repair. */
+static void stamp(struct bench_amst *b, uint64_t at, uint64_t len)
+{
+	uint8_t *p = b->region.addr;
+	uint64_t began = now(), cpu = clock_cpu(), v, ns;
+
+	for (uint64_t end = at + len; at < end; at += STAMP_STEP) {
+		size_t n = min_u64(sizeof(v), end - at);
+
+		v = 0;
+		memcpy(&v, p + at, n);
+		v++;
+		memcpy(p + at, &v, n);
+	}
+	/* The measurement's clock stands still meanwhile. */
+	ns = now() - began;
+	b->start_ns += ns;
+	b->interval_at += ns;
+	b->interval_end += ns;
+	b->stamp_cpu_ns += clock_cpu() - cpu;
 }
 
 /* ---- phases ------------------------------------------------------------------------------------ */
@@ -223,8 +322,8 @@ static void take_cost(struct bench_amst *b, const struct cost *from, const struc
 static int make_regions(struct bench_amst *b, struct err *e)
 {
 	struct bench_result *r = &b->result;
-	int rc = client_region_make(b->client, REGION_THERE, r->region_bytes, b->opts->reverse ? SEED : 0, &b->token,
-				    &r->peer_pages, e);
+	int rc = client_region_make(b->client, REGION_THERE, r->region_bytes, b->opts->reverse ? SEED_THERE : 0,
+				    &b->token, &r->peer_pages, e);
 
 	if (rc >= 0 && b->opts->reverse)
 		rc = client_region_offer(b->client, REGION_HERE, b->region.addr, r->region_bytes, &b->token, e);
@@ -233,13 +332,19 @@ static int make_regions(struct bench_amst *b, struct err *e)
 	return rc;
 }
 
-/* For so long, not counted. */
+/* For so long, not counted. What it moved must not count as proof either: contents are new afterwards. */
 static int warm_up(struct bench_amst *b, struct err *e)
 {
+	int rc;
+
 	if (!b->opts->omit_ns)
 		return 0;
+	bar(b, "warming up", 0);
 	b->stop_ns = now() + b->opts->omit_ns;
-	return move(b, 0, b->result.region_bytes, UINT64_MAX, e);
+	rc = move(b, 0, b->result.region_bytes, UINT64_MAX, e);
+	progress_clear(&b->progress);
+	b->result.verified_bytes = 0;
+	return rc < 0 ? rc : fill(b, SEED_MEASURED, e);
 }
 
 static int measure_by_count(struct bench_amst *b, struct err *e)
@@ -249,6 +354,7 @@ static int measure_by_count(struct bench_amst *b, struct err *e)
 	int rc = 0;
 
 	for (uint32_t i = 0; rc >= 0 && i < b->opts->iterations; i++) {
+		stamp(b, at, len);
 		rc = move(b, at, len, passes, e);
 		/* A region larger than a transfer is walked through, so that small transfers meet cold memory, too. */
 		at += len;
@@ -258,48 +364,92 @@ static int measure_by_count(struct bench_amst *b, struct err *e)
 	return rc;
 }
 
-static int measure(struct bench_amst *b, struct err *e)
+static void count(struct bench_amst *b, const struct cost *before)
 {
-	struct bench_result *r = &b->result;
-	uint64_t total = b->opts->duration_ns ? 0 : r->data_bytes * b->opts->iterations;
-	struct cost before = { 0 }, after = { 0 };
-	struct err why;
-	int rc = look_at_cost(b, &before, e);
+	uint64_t total = b->opts->duration_ns ? 0 : b->result.data_bytes * b->opts->iterations;
 
-	if (rc < 0)
-		return rc;
 	amst_latency_reset(client_amst(b->client));
-	b->counting = true;
+	bar(b, "measuring", total);
+	b->interval_retransmits = before->retransmits;
 	b->start_ns = b->interval_at = now();
 	b->interval_end = b->start_ns + b->opts->interval_ns;
 	b->stop_ns = b->opts->duration_ns ? b->start_ns + b->opts->duration_ns : 0;
-	b->interval_retransmits = before.retransmits;
-	progress_begin(&b->progress, "measuring", total, b->text && !b->opts->interval_ns, b->start_ns);
+	b->counting = true;
+}
+
+static int measure(struct bench_amst *b, struct err *e)
+{
+	struct bench_result *r = &b->result;
+	struct cost before = { 0 }, after = { 0 };
+	uint64_t end;
+	int rc = look_at_cost(b, &before, e), told;
+
+	if (rc < 0)
+		return rc;
+	count(b, &before);
 	rc = b->opts->duration_ns ? move(b, 0, r->region_bytes, UINT64_MAX, e) : measure_by_count(b, e);
+	end = now();
 	progress_clear(&b->progress);
+	told = look_at_cost(b, &after, NULL);
 	if (b->opts->interval_ns && b->base_bytes > b->interval_bytes)
-		add_interval(b, now(), b->base_bytes, false);
+		add_interval(b, end, b->base_bytes, false);
 	b->counting = false;
 	if (!r->samples.n && r->bytes)
 		add_sample(&r->samples, gbytes_per_s(r->bytes, r->ns));
-	if (look_at_cost(b, &after, &why) >= 0)
-		take_cost(b, &before, &after);
+	take_cost(b, &before, &after);
+	if (told >= 0)
+		take_peer_cost(b, &before.peer, &after.peer);
 	return rc;
 }
 
 static int verify(struct bench_amst *b, struct err *e)
 {
 	struct bench_result *r = &b->result;
-	struct digest128 ours, theirs;
-	int rc = client_digest(b->client, REGION_THERE, 0, r->verified_bytes, &theirs, e);
+	const uint8_t *p = b->region.addr;
+	int rc = 0;
+
+	bar(b, "verifying", r->verified_bytes);
+	for (uint64_t at = 0; rc >= 0 && at < r->verified_bytes; at += PIECE) {
+		uint64_t len = min_u64(PIECE, r->verified_bytes - at);
+		struct digest128 ours, theirs;
+
+		rc = client_digest(b->client, REGION_THERE, at, len, &theirs, e);
+		if (rc < 0)
+			break;
+		ours = digest128_of(p + at, len);
+		if (ours.lo != theirs.lo || ours.hi != theirs.hi)
+			rc = err_set(e, -EBADMSG, "the regions differ after the transfer: please report this as a bug");
+		progress_update(&b->progress, at + len, now());
+	}
+	progress_clear(&b->progress);
+	r->verified = rc >= 0;
+	return rc;
+}
+
+/* What the kernel runs on the sending side; the peer's is not known here. */
+static void look_at_path(struct bench_amst *b)
+{
+	struct be_info info;
+
+	if (!b->opts->reverse && client_path(b->client, &info) == 0)
+		snprintf(b->result.congestion, sizeof(b->result.congestion), "%s", info.congestion);
+}
+
+static int run_phases(struct bench_amst *b, struct err *e)
+{
+	int rc = make_regions(b, e);
 
 	if (rc < 0)
 		return rc;
-	ours = digest128_of(b->region.addr, r->verified_bytes);
-	r->verified = ours.lo == theirs.lo && ours.hi == theirs.hi;
-	if (!r->verified)
-		return err_set(e, -EBADMSG, "the regions differ after the transfer: please report this as a bug");
-	return 0;
+	look_at_path(b);
+	if (b->text)
+		bench_amst_print_head(b);
+	rc = warm_up(b, e);
+	if (rc >= 0)
+		rc = measure(b, e);
+	if (rc >= 0 && b->result.verified_bytes)
+		rc = verify(b, e);
+	return rc;
 }
 
 int bench_amst_run(struct bench_amst *b, struct err *e)
@@ -311,18 +461,11 @@ int bench_amst_run(struct bench_amst *b, struct err *e)
 		return rc;
 	r->pages = b->region.kind;
 	if (!b->opts->reverse)
-		rng_fill(b->region.addr, b->region.len, SEED);
-	rc = transfer_connect(b->transfer, false, &b->client, &r->setup_ns, e);
+		rc = fill(b, SEED_FIRST, e);
 	if (rc >= 0)
-		rc = make_regions(b, e);
-	if (rc >= 0 && b->text)
-		bench_amst_print_head(b);
+		rc = transfer_connect(b->transfer, false, &b->client, &r->setup_ns, e);
 	if (rc >= 0)
-		rc = warm_up(b, e);
-	if (rc >= 0)
-		rc = measure(b, e);
-	if (rc >= 0 && r->verified_bytes)
-		rc = verify(b, e);
+		rc = run_phases(b, e);
 	if (b->client) {
 		r->reconnects = client_reconnects(b->client);
 		r->resumes = client_resumes(b->client);

@@ -77,10 +77,29 @@ static __attribute__((noreturn)) void child(int fd, pid_t parent, const struct t
 	_exit(CMD_OK);
 }
 
+/* What the child says; 0, or why it said nothing. */
+static int hear_hello(int fd, struct hello *h, struct err *e)
+{
+	struct pollfd ready = { .fd = fd, .events = POLLIN };
+	uint64_t until = clock_now(&clock_mono) + START_WAIT_MS * NS_PER_MS, now;
+	ssize_t n = -1;
+
+	while (n < 0 && !cmd_signal && (now = clock_now(&clock_mono)) < until)
+		if (poll(&ready, 1, (int)((until - now) / NS_PER_MS) + 1) > 0) {
+			n = read(fd, h, sizeof(*h));
+			if (n < 0 && errno != EINTR)
+				break;
+		}
+	if (n == sizeof(*h))
+		return 0;
+	if (cmd_signal)
+		return err_set(e, -EINTR, "interrupted");
+	return err_set(e, -ECHILD, "the receiver process did not start; name a --peer instead");
+}
+
 int bench_peer_start(struct bench_peer *p, const struct transfer *t, uint64_t memory_max, struct err *e)
 {
 	struct hello h = { 0 };
-	struct pollfd ready;
 	pid_t parent = getpid();
 	int fds[2], rc;
 
@@ -98,38 +117,31 @@ int bench_peer_start(struct bench_peer *p, const struct transfer *t, uint64_t me
 		close(fds[0]);
 		return err_set(e, rc, "cannot start a receiver process: %s; raise ulimit -u", strerror(-rc));
 	}
-	ready = (struct pollfd){ .fd = fds[0], .events = POLLIN };
-	do
-		rc = poll(&ready, 1, START_WAIT_MS);
-	while (rc < 0 && errno == EINTR && !cmd_signal);
-	if (rc < 0)
-		rc = err_set(e, -EINTR, "interrupted");
-	else if (rc == 0 || read(fds[0], &h, sizeof(h)) != sizeof(h))
-		rc = err_set(e, -ECHILD, "the receiver process did not start; name a --peer instead");
-	else if (h.rc < 0)
-		*e = h.err;
+	rc = hear_hello(fds[0], &h, e);
 	close(fds[0]);
-	rc = rc < 0 ? rc : h.rc;
+	if (rc == 0 && h.rc < 0) {
+		*e = h.err;
+		rc = h.rc;
+	}
 	if (rc < 0)
-		bench_peer_stop(p);
+		bench_peer_stop(p, false);
 	else
 		p->addr = h.addr;
 	return rc;
 }
 
-void bench_peer_stop(struct bench_peer *p)
+void bench_peer_stop(struct bench_peer *p, bool done)
 {
 	int status = 0;
 
 	if (!p->pid)
 		return;
+	if (!done)
+		kill(p->pid, SIGKILL);
 	for (int waited = 0; waitpid(p->pid, &status, WNOHANG) == 0; waited += END_STEP_MS) {
-		if (waited >= END_WAIT_MS) {
+		if (waited == END_WAIT_MS) {
+			log_info("the receiver process does not end by itself: it is killed");
 			kill(p->pid, SIGKILL);
-			while (waitpid(p->pid, &status, 0) < 0 && errno == EINTR)
-				;
-			log_info("the receiver process did not end by itself and was killed");
-			break;
 		}
 		poll(NULL, 0, END_STEP_MS);
 	}

@@ -17,7 +17,8 @@ struct bench_peer {
 
 /* Forks: to be called before there are threads. */
 int bench_peer_start(struct bench_peer *p, const struct transfer *t, uint64_t memory_max, struct err *e);
-/* Waits for its end, bounded, then kills it. Any state. */
-void bench_peer_stop(struct bench_peer *p);
+/* Any state. done: its session was ended in order, so it ends by itself: waits for that, bounded, then kills it.
+ * Otherwise ends it now. */
+void bench_peer_stop(struct bench_peer *p, bool done);
 
 #endif

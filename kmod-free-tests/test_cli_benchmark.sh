@@ -77,6 +77,28 @@ t_sizes() {
 	field '.verified == true and .data_bytes == 12 * 1048576 and .bytes == 24 * 1048576'
 }
 
+# Contents change after --omit and before each iteration: the digest is of the measured bytes.
+t_verified_after_omit() {
+	command -v jq >/dev/null || skip "no jq"
+	local o
+	for o in "" --reverse; do
+		expect 0 '' bench --omit=200ms --data-size=300001 --region=1MB --iterations=9 --json="$dir/out.json" $o
+		field '.verified == true and .bytes == 9 * 300001'
+		expect 0 '' bench --omit=200ms --duration=300ms --region=3MB --json="$dir/out.json" $o
+		field '.verified == true and .verified_bytes == 3 * 1048576'
+	done
+}
+
+t_congestion() {
+	command -v jq >/dev/null || skip "no jq"
+	expect 0 '' bench --congestion=reno --data-size=1MB --iterations=1 --json="$dir/out.json"
+	field '.congestion == "reno" and .congestion_option == "reno"'
+	expect 0 '' bench --data-size=1MB --iterations=1 --json="$dir/out.json"
+	field '.congestion != "auto" and (.congestion | length) > 2 and .congestion_option == "auto"'
+	expect 0 '' bench --reverse --data-size=1MB --iterations=1 --json="$dir/out.json"
+	field '.congestion == null'
+}
+
 t_reverse() {
 	command -v jq >/dev/null || skip "no jq"
 	expect 0 '' bench --reverse --data-size=8MB --iterations=3 --json="$dir/out.json"
@@ -111,6 +133,8 @@ t_check() {
 }
 
 t_wrong_usage() {
+	expect 2 'no compression yet' bench --compress=datacenter
+	expect 2 'linkemu' bench --link=wan
 	expect 2 'out of range' bench --streams=0
 	expect 2 'not understood' bench --data-size=lots
 	expect 2 'did you mean --iterations' bench --iteration=1
@@ -119,9 +143,10 @@ t_wrong_usage() {
 	expect 1 'memory' bench --region=60TB --data-size=60TB
 }
 
-t_interrupted() {
+# What was measured is printed, what only the peer could tell is null and not 0, and no process is left.
+interrupted() { # options…
 	command -v jq >/dev/null || skip "no jq"
-	"$DWCP" benchmark amst --duration=60s --region=4MB --interval=200ms --json="$dir/out.json" >"$dir/out" 2>&1 &
+	"$DWCP" benchmark amst --region=4MB --interval=200ms --json="$dir/out.json" "$@" >"$dir/out" 2>&1 &
 	local p=$! kids
 	servers+=("$p")
 	until_ok 30 grep -q 'sec\]' "$dir/out"
@@ -131,10 +156,44 @@ t_interrupted() {
 	reap "$p" 20
 	[[ $rc == 130 ]] || fail "status $rc: $(cat "$dir/out")"
 	grep -q throughput "$dir/out" || fail "nothing was printed: $(cat "$dir/out")"
-	field '.interrupted == true and .bytes > 0 and .verified == false'
+	field '.interrupted == true and .bytes > 0 and .seconds > 0 and .chunks > 0 and .verified == false'
+	field '.measured == true and .throughput_gbytes_per_s.median > 0'
 	for p in $kids; do
 		[[ ! -e /proc/$p ]] || fail "the receiver $p is left"
 	done
+}
+
+t_interrupted() {
+	interrupted --duration=60s
+	field '.copies | .zero_copy_bytes + .copied_bytes > 0 and .received_copied_bytes == null'
+	field '.cpu_seconds | .sender > 0 and .receiver == null'
+	field '.rss_mbytes | .sender > 4 and .receiver == null'
+	field '.latency_us.p50 > 0 and (.retransmits | type) == "number"'
+}
+
+t_interrupted_in_an_iteration() {
+	interrupted --data-size=64GB
+	field '.iterations == 0 and .cpu_seconds.sender > 0'
+}
+
+t_interrupted_in_reverse() {
+	interrupted --reverse --duration=60s
+	field '.copies | .received_zero_copy_bytes + .received_copied_bytes > 0 and .copied_bytes == null'
+	field '.cpu_seconds | .receiver > 0 and .sender == null'
+	field '.rss_mbytes | .receiver > 4 and .sender == null'
+	field '.latency_us == null and .retransmits == null'
+}
+
+t_interrupted_in_reverse_in_an_iteration() {
+	interrupted --reverse --data-size=64GB
+	field '.iterations == 0 and .cpu_seconds.receiver > 0'
+}
+
+# The session never opens: the receiver is not waited for.
+t_fails_before_its_session() {
+	local begin=$EPOCHREALTIME
+	expect 1 'memory' bench --region=60TB --data-size=60TB
+	awk -v a="$begin" -v b="$EPOCHREALTIME" 'BEGIN { exit !(b - a < 2.5) }' || fail "it took more than 2.5 s"
 }
 
 t_receiver_dies_with_its_parent() {
