@@ -30,7 +30,7 @@ static const struct cmd_usage usage = {
 
 struct serve_opts {
 	char listen[280];
-	char backend[32];
+	char backend[64];
 	bool once;
 	char store[4096];
 	uint32_t sessions, workers;
@@ -58,8 +58,9 @@ static const struct opt rows[] = {
 	  .def = "auto",
 	  .max = ROOM(backend),
 	  .auto_ok = true,
-	  .unit = "NAME",
-	  .help = "transport, see `dwcp backends`; auto: the first that this machine can run" },
+	  .unit = "LIST",
+	  .help = "transports in order of preference, see `dwcp backends`: the first that this machine can run; auto: of "
+		  "all" },
 	{ .name = "store",
 	  .type = OPT_STR,
 	  .offset = FIELD(store),
@@ -71,7 +72,7 @@ static const struct opt rows[] = {
 	  .type = OPT_BOOL,
 	  .offset = FIELD(once),
 	  .def = "no",
-	  .help = "end after the first session; exit status 1 if that failed" },
+	  .help = "end after the first session; exit status 1 if that failed, 130 if a signal came before its end" },
 	{ .name = "sessions",
 	  .type = OPT_U32,
 	  .offset = FIELD(sessions),
@@ -115,7 +116,8 @@ static const struct opt rows[] = {
 	  .max = ROOM(stats_socket),
 	  .auto_ok = true,
 	  .unit = "none|PATH",
-	  .help = "local socket that `dwcp stats` asks; auto: dwcp-PORT.sock in $XDG_RUNTIME_DIR, /run or /tmp" },
+	  .help = "local socket that `dwcp stats` asks; auto: dwcp-PORT.sock in $XDG_RUNTIME_DIR or /run, or "
+		  "dwcp-UID-PORT.sock in /tmp" },
 	{ .name = "metrics",
 	  .type = OPT_STR,
 	  .offset = FIELD(metrics),
@@ -138,6 +140,8 @@ struct serve {
 	uint64_t started_ns;
 	pthread_t signals;
 	bool signals_on, stop, over;
+	pthread_mutex_t wake_mu;
+	bool closing; /* the server is not to be woken any more; under wake_mu */
 };
 
 /* ---- signals ----------------------------------------------------------------------------------- */
@@ -167,7 +171,10 @@ static void *take_signals(void *arg)
 			continue;
 		if (__atomic_exchange_n(&s->stop, true, __ATOMIC_ACQ_REL))
 			_exit(CMD_INTERRUPTED);
-		server_wake(s->server);
+		pthread_mutex_lock(&s->wake_mu);
+		if (!s->closing)
+			server_wake(s->server);
+		pthread_mutex_unlock(&s->wake_mu);
 	}
 	return NULL;
 }
@@ -327,8 +334,11 @@ static void close_all(struct serve *s)
 {
 	prometheus_close(s->prometheus);
 	stats_socket_close(s->stats);
+	pthread_mutex_lock(&s->wake_mu);
+	s->closing = true;
+	pthread_mutex_unlock(&s->wake_mu);
+	server_close(s->server); /* may take its time: a second signal must be able to cut it short */
 	signals_end(s);
-	server_close(s->server);
 	store_close(s->store);
 }
 
@@ -360,11 +370,15 @@ static bool had_one(struct serve *s, bool *failed)
 
 static int run(struct serve *s, struct err *e)
 {
-	bool failed = false;
+	bool failed = false, done;
 
-	while (!__atomic_load_n(&s->stop, __ATOMIC_ACQUIRE) && !had_one(s, &failed))
+	while (!(done = had_one(s, &failed)) && !__atomic_load_n(&s->stop, __ATOMIC_ACQUIRE))
 		server_turn(s->server, NS_PER_S);
-	return failed ? err_set(e, -EIO, "the session did not end in order; -v shows why") : 0;
+	if (failed)
+		return err_set(e, -EIO, "the session did not end in order; -v shows why");
+	if (s->opts.once && !done)
+		return err_set(e, -EINTR, "interrupted before its session came to an end");
+	return 0;
 }
 
 static int check(struct serve *s, struct err *e)
@@ -380,7 +394,7 @@ static int check(struct serve *s, struct err *e)
 
 int cmd_serve(int argc, char **argv)
 {
-	struct serve s = { 0 };
+	struct serve s = { .wake_mu = PTHREAD_MUTEX_INITIALIZER };
 	const struct opt_group groups[] = {
 		{ .name = "serve", .help = "Server", .rows = rows, .n = ARRAY_LEN(rows), .base = &s.opts },
 		transfer_tcp_group(&s.tcp),
@@ -402,5 +416,7 @@ int cmd_serve(int argc, char **argv)
 		rc = run(&s, &e);
 	}
 	close_all(&s);
-	return rc < 0 ? cmd_fail(usage.name, &e) : CMD_OK;
+	if (rc < 0)
+		cmd_fail(usage.name, &e);
+	return rc == -EINTR ? CMD_INTERRUPTED : rc < 0 ? CMD_FAILED : CMD_OK;
 }

@@ -16,6 +16,8 @@
 
 const char *const transfer_modes[] = { "auto", "datacenter", "internet", "hybrid", NULL };
 
+static const char *const compress_names[] = { "none", "auto", "datacenter", "internet", NULL };
+
 #define FIELD(f) offsetof(struct transfer_opts, f)
 
 static const struct opt rows[] = {
@@ -34,8 +36,9 @@ static const struct opt rows[] = {
 	  .def = "auto",
 	  .max = sizeof(((struct transfer_opts *)0)->backend),
 	  .auto_ok = true,
-	  .unit = "NAME",
-	  .help = "transport, see `dwcp backends`; auto: the first that this machine can run" },
+	  .unit = "LIST",
+	  .help = "transports in order of preference, see `dwcp backends`: the first that this machine can run; auto: of "
+		  "all" },
 	{ .name = "mode",
 	  .type = OPT_ENUM,
 	  .offset = FIELD(mode),
@@ -56,6 +59,12 @@ static const struct opt rows[] = {
 	  .def = "xxh3",
 	  .values = sum_names,
 	  .help = "of every chunk, checked by the receiver" },
+	{ .name = "compress",
+	  .type = OPT_ENUM,
+	  .offset = FIELD(compress),
+	  .def = "auto",
+	  .values = compress_names,
+	  .help = "of what is sent; this release has no compression: auto is none, the others are refused" },
 	{ .name = "scheduling",
 	  .alias = "stream_scheduling",
 	  .type = OPT_ENUM,
@@ -114,37 +123,66 @@ const void *transfer_be_opts(const struct be_ops *ops, const struct uring_opts *
 
 /* ---- backend ----------------------------------------------------------------------------------- */
 
-static int backend_named(const char *name, const struct be_ops **out, struct err *e)
+/* What it takes, or -errno and why not. */
+static int backend_try(const char *name, const struct be_ops **out, struct err *e)
 {
 	const struct be_ops *ops = backend_find(name);
-	struct err why = { 0 };
 	int rc;
 
 	if (!ops)
-		return err_set(e, -EINVAL, "--backend: there is no \"%s\"; `dwcp backends` lists them", name);
+		return err_set(e, -EINVAL, "there is no \"%s\"", name);
 	if (ops->caps.in_process)
-		return err_set(e, -EINVAL,
-			       "--backend: %s stays inside one process; choose another from `dwcp backends`", name);
-	rc = ops->probe(&why);
+		return err_set(e, -EINVAL, "%s stays inside one process", name);
+	rc = ops->probe(e);
 	if (rc < 0)
-		return err_set(e, rc == -EINVAL ? -ENODEV : rc,
-			       "--backend: this machine cannot run %s: %s; choose another from `dwcp backends`", name,
-			       why.why);
+		return rc == -EINVAL ? -ENODEV : rc;
 	*out = ops;
 	return 0;
 }
 
-int transfer_backend(const char *name, const struct be_ops **out, struct err *e)
+/* The next name of a comma-separated list; false at its end. */
+static bool next_name(const char **list, char *name, size_t cap)
+{
+	size_t len = strcspn(*list, ",");
+
+	if (!**list)
+		return false;
+	snprintf(name, cap, "%.*s", (int)len, *list);
+	*list += len + ((*list)[len] == ',');
+	return true;
+}
+
+static int backend_listed(const char *list, const struct be_ops **out, struct err *e)
+{
+	char name[32], reasons[200] = "";
+	const char *rest = list;
+	int result = -EINVAL, n;
+	size_t used = 0;
+
+	while (next_name(&rest, name, sizeof(name))) {
+		struct err why = { 0 };
+		int rc = backend_try(name, out, &why);
+
+		if (rc == 0) {
+			log_info("backend %s, as asked for", (*out)->name);
+			return 0;
+		}
+		/* A name that is known is a machine's fault and not the user's. */
+		result = rc == -EINVAL ? result : rc;
+		log_info("backend %s is not available: %s", name, why.why);
+		n = rc == -EINVAL ? snprintf(reasons + used, sizeof(reasons) - used, "%s; ", why.why)
+				  : snprintf(reasons + used, sizeof(reasons) - used, "%s: %s; ", name, why.why);
+		used = n < 0 ? used : min_u64(used + (size_t)n, sizeof(reasons) - 1);
+	}
+	return err_set(e, result, "--backend: %schoose from `dwcp backends`", used ? reasons : "the list is empty; ");
+}
+
+int transfer_backend(const char *list, const struct be_ops **out, struct err *e)
 {
 	struct err why = { 0 };
 
-	if (*name) {
-		int rc = backend_named(name, out, e);
-
-		if (rc == 0)
-			log_info("backend %s, as asked for", (*out)->name);
-		return rc;
-	}
+	if (*list)
+		return backend_listed(list, out, e);
 	for (size_t i = 0; backends[i]; i++) {
 		if (backends[i]->caps.in_process)
 			continue;
@@ -304,8 +342,13 @@ static int plan_workers(struct transfer *t, struct err *e)
 
 static int plan_backend(struct transfer *t, const struct transfer_opts *o, struct err *e)
 {
-	int rc = transfer_backend(o->backend, &t->ops, e);
+	int rc = 0;
 
+	if (o->compress > COMPRESS_AUTO)
+		rc = err_set(e, -EINVAL, "--compress=%s: this release has no compression yet; choose none or auto",
+			     compress_names[o->compress]);
+	if (rc >= 0)
+		rc = transfer_backend(o->backend, &t->ops, e);
 	t->opts = o;
 	t->be_opts = rc < 0 ? NULL : transfer_be_opts(t->ops, &o->tcp);
 	return rc;

@@ -16,11 +16,15 @@
 enum transfer_mode { MODE_AUTO, MODE_DATACENTER, MODE_INTERNET, MODE_HYBRID };
 extern const char *const transfer_modes[]; /* NULL-terminated */
 
+/* The transport has no codec: auto is none, and the others are refused. */
+enum transfer_compress { COMPRESS_NONE, COMPRESS_AUTO, COMPRESS_DATACENTER, COMPRESS_INTERNET };
+
 /* Fields of options, as opt_parse leaves them. */
 struct transfer_opts {
 	uint32_t streams; /* 0 auto */
-	char backend[32]; /* "" auto */
+	char backend[64]; /* "" auto */
 	int mode;         /* enum transfer_mode */
+	int compress;     /* enum transfer_compress */
 	uint64_t chunk;
 	int sum;            /* enum sum_kind */
 	int sched;          /* enum amst_sched */
@@ -52,9 +56,9 @@ struct transfer {
 	char target[300];
 };
 
-/* `name` as --backend takes it ("" is auto: the first that this machine can run). -EINVAL: there is none of that
- * name; other codes: this machine cannot run it. Errors name `dwcp backends`. */
-int transfer_backend(const char *name, const struct be_ops **out, struct err *e);
+/* `list` as --backend takes it: names, of which the first that this machine can run is taken; "" is auto: of all.
+ * -EINVAL: there is none of these names; other codes: this machine can run none of them. Errors say why of each. */
+int transfer_backend(const char *list, const struct be_ops **out, struct err *e);
 /* The option struct that belongs to a backend. */
 const void *transfer_be_opts(const struct be_ops *ops, const struct uring_opts *tcp);
 

@@ -52,6 +52,44 @@ t_once() {
 	cmp "$dir/file" "$dir/store/file" || fail "not equal"
 }
 
+# A signal before the one session came to its end is no success.
+t_once_interrupted() {
+	serve --once
+	kill -TERM "$server"
+	reap "$server" 20
+	[[ $rc == 130 ]] || fail "status $rc without a session"
+	grep -q interrupted "$dir/serve.err" || fail "no reason: $(cat "$dir/serve.err")"
+	serve --once
+	dwcp benchmark amst --peer="$at" --duration=20s --region=1MB >"$dir/out" 2>&1 &
+	local client=$!
+	until_ok 20 grep -q sec "$dir/out"
+	kill -INT "$server"
+	reap "$server" 20
+	[[ $rc == 130 ]] || fail "status $rc while a session was open"
+	reap "$client" 30
+}
+
+t_once_failed() {
+	serve --once --timeout=1s --store="$dir/store"
+	"$DWCP" benchmark amst --peer="$at" --duration=20s --region=1MB >"$dir/out" 2>&1 &
+	local client=$!
+	servers+=("$client")
+	until_ok 20 grep -q sec "$dir/out"
+	kill -9 "$client"
+	reap "$client" 5
+	reap "$server" 30
+	[[ $rc == 1 ]] || fail "status $rc: $(cat "$dir/serve.err")"
+}
+
+t_backend_list() {
+	serve --backend=rdma,tcp
+	stop
+	serve --backend=tcp,rdma
+	stop
+	expect 2 'no "rdma".*mem stays inside one process.*no "x"' dwcp serve --backend=rdma,mem,x
+	expect 2 'list is empty|no ""' dwcp serve --backend=,
+}
+
 t_warns_when_not_on_loopback() {
 	serve --listen=0.0.0.0:0
 	grep -q 'without keys' "$dir/serve.err" || fail "no warning"
