@@ -31,7 +31,8 @@ static const struct opt rows[] = {
 	  .def = "",
 	  .max = sizeof(((struct stats_opts *)0)->socket),
 	  .unit = "PATH",
-	  .help = "the server's statistics socket, if it is not at its usual place" },
+	  .help = "the server's statistics socket; else those of the port are tried: dwcp-PORT.sock in $XDG_RUNTIME_DIR "
+		  "and /run, dwcp-UID-PORT.sock in /tmp" },
 };
 
 static int port_operand(const char *text, uint16_t *port, struct err *e)
@@ -60,11 +61,13 @@ static uint64_t whole_of(const json_t *obj, const char *key)
 	return (uint64_t)json_integer_value(json_object_get(obj, key));
 }
 
-/* Text that came from elsewhere: what a terminal would take for a command becomes a '?'. */
+/* Text that came from elsewhere. */
 static void put_plain(const char *s)
 {
-	for (; *s; s++)
-		putchar((unsigned char)*s < ' ' || *s == 0x7f ? '?' : *s);
+	char text[4096];
+
+	snprintf(text, sizeof(text), "%s", s);
+	fputs(client_clean(text), stdout);
 }
 
 static void print_rows(const struct metric *m, size_t n, const json_t *counters, bool zeros)

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/opt_table.h"
 #include "base/util.h"
+#include "transport/client.h"
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
@@ -70,7 +71,10 @@ void cmd_set_format(enum cmd_format f)
 
 int cmd_fail(const char *name, const struct err *e)
 {
-	fprintf(stderr, "dwcp: %s: %s\n", name, e->why);
+	struct err shown = *e;
+
+	/* It may name files, or be a peer's text: a terminal must not take it for a command. */
+	fprintf(stderr, "dwcp: %s: %s\n", name, client_clean(shown.why));
 	return CMD_FAILED;
 }
 

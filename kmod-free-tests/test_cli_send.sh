@@ -134,15 +134,18 @@ t_one_failure_does_not_stop_the_others() {
 	stop
 }
 
-# Names and answers must not command the terminal.
+# Names and answers must not command the terminal: the first name is refused here, the second one over there.
 t_escapes_in_names() {
 	serve --store="$dir/store"
-	local name=$'\033[31m\xc2\x9b7m\xffred'
-	mkdir -p "$dir/store/$name" "$dir/sent"
-	echo 1 >"$dir/sent/$name"
-	dwcp send "$dir/sent/$name" "$at" >"$dir/out" 2>&1 && fail "sent over a folder"
-	grep -q 'red' "$dir/out" || fail "the name is missing: $(cat -v "$dir/out")"
-	LC_ALL=C grep -q $'[\001-\010\013-\037\177\200-\237\377]' "$dir/out" && fail "$(cat -v "$dir/out")"
+	local name
+	mkdir "$dir/sent"
+	for name in $'\033[31m\xc2\x9b7m\xffred' $'\xc2\x9b31m\xffred'; do
+		echo 1 >"$dir/sent/$name"
+		mkdir "$dir/store/$name"
+		dwcp send "$dir/sent/$name" "$at" >"$dir/out" 2>&1 && fail "sent over a folder"
+		grep -q 'red' "$dir/out" || fail "the name is missing: $(cat -v "$dir/out")"
+		LC_ALL=C grep -q $'[\001-\010\013-\037\177\200-\237\377]' "$dir/out" && fail "$(cat -v "$dir/out")"
+	done
 	stop
 }
 
