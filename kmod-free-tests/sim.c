@@ -9,7 +9,7 @@
 
 #define STEP_NS (200 * NS_PER_US)
 #define STEP_LEAST_NS (10 * NS_PER_US)
-#define DARK_STEP_NS (5 * NS_PER_MS) /* while nothing can arrive */
+#define DARK_STEP_NS (5 * NS_PER_MS) /* while nothing can arrive, or nobody waits */
 
 uint64_t sim_rand(struct sim *s, uint64_t n)
 {
@@ -27,7 +27,7 @@ struct mem_faults sim_faults(struct sim *r, bool corrupt)
 	}
 	f.done_delay_ns = sim_rand(r, 2) ? sim_rand(r, NS_PER_MS) : 0;
 	f.done_jitter_ns = sim_rand(r, 2) ? sim_rand(r, NS_PER_MS) : 0;
-	f.notice_jitter_ns = sim_rand(r, 2) ? sim_rand(r, 20 * NS_PER_MS) : 0;
+	f.notice_jitter_ns = sim_rand(r, 2) ? sim_rand(r, (sim_rand(r, 2) ? 20 : 200) * NS_PER_MS) : 0;
 	f.short_ppm = sim_rand(r, 2) ? (uint32_t)sim_rand(r, 400000) : 0;
 	f.torn_ppm = sim_rand(r, 2) ? (uint32_t)sim_rand(r, 300000) : 0;
 	f.drop_ppm = sim_rand(r, 2) ? (uint32_t)sim_rand(r, 15000) : 0;
@@ -84,7 +84,7 @@ static void make_trouble(struct sim *s)
 static void drive(void *ctx)
 {
 	struct sim *s = ctx;
-	uint64_t next = mem_fabric_next(s->fabric), step = s->heal_at ? DARK_STEP_NS : STEP_NS;
+	uint64_t next = mem_fabric_next(s->fabric), step = s->heal_at || s->idle ? DARK_STEP_NS : STEP_NS;
 
 	make_trouble(s);
 	if (s->server)
@@ -95,8 +95,10 @@ static void drive(void *ctx)
 
 void sim_run(struct sim *s, uint64_t ns)
 {
+	s->idle = true;
 	for (uint64_t until = s->now + ns; s->now < until;)
 		drive(s);
+	s->idle = false;
 }
 
 int sim_open(struct sim *s, const struct be_ops *ops, const struct mem_faults *faults, uint64_t seed, unsigned workers,

@@ -50,6 +50,21 @@ static struct shape pick_shape(struct sim *r)
 	return s;
 }
 
+/* Many short rounds in which dead streams deliver late: what fencing is for. */
+static void make_late(struct sim *r, struct shape *sh, struct mem_faults *f)
+{
+	sh->streams = 2 + (unsigned)sim_rand(r, 4);
+	sh->workers_here = 1 + (unsigned)sim_rand(r, 2);
+	sh->bytes = 1 + sim_rand(r, 20000);
+	sh->chunk = 256u << sim_rand(r, 4);
+	sh->passes = 1;
+	sh->rounds = 12;
+	f->path[0] = f->path[1] = (struct mem_path){ .delay_ns = sim_rand(r, NS_PER_MS) };
+	f->notice_jitter_ns = 100 * NS_PER_MS;
+	f->late_ppm = 1000000;
+	f->drop_ppm = 20000;
+}
+
 static bool loud;
 
 static int forward(struct sim *s, const struct shape *sh, uint8_t *src, struct err *e)
@@ -113,9 +128,12 @@ static int run_seed(uint64_t seed)
 	struct sim_trouble trouble = sim_troubles(&pick);
 	struct client_config cfg;
 	struct err e = { 0 };
-	uint8_t *mem = malloc(sh.bytes + 16);
+	uint8_t *mem;
 	int rc;
 
+	if (seed % 5 == 0)
+		make_late(&pick, &sh, &f);
+	mem = malloc(sh.bytes + 16);
 	assert_non_null(mem);
 	memset(mem + sh.bytes, 0xa5, 16);
 	if (loud)

@@ -81,14 +81,16 @@ struct mem_stream *mem_stream_take(struct mem *m, enum mem_state state, uint32_t
 	return NULL;
 }
 
-/* Takes over what the peer's end has sent and this end not seen, up to the first message. */
-static void late_keep(struct mem_stream *s)
+/* Takes over what the peer's end has sent and this end not seen, up to the first message. It arrives until `end`. */
+static void late_keep(struct mem_stream *s, uint64_t end)
 {
+	struct mem_fabric *f = s->mem->fabric;
+	uint64_t at_ns = now_of(s->mem);
 	const struct mem_stream *from = s->peer;
 	struct mem_late **at = &s->late;
 
 	if (!from || s->late || (s->state != UP && s->state != CLOSING) ||
-	    !chance(s->mem->fabric, s->mem->fabric->faults.late_ppm))
+	    !chance(f, f->faults.late_ppm))
 		return;
 	for (uint64_t i = from->delivered; i != from->tail && op_at(from, i)->is_put; i++) {
 		const struct mem_op *op = op_at(from, i);
@@ -99,6 +101,8 @@ static void late_keep(struct mem_stream *s)
 		l->next = NULL;
 		l->op = *op;
 		l->op.placed = 0;
+		at_ns += pick(f, end > at_ns ? end - at_ns : 0);
+		l->op.due_ns = max_u64(op->due_ns, at_ns);
 		memcpy(l->bytes, op->body, op->len);
 		*at = l;
 		at = &l->next;
@@ -109,7 +113,7 @@ void mem_cut(struct mem_stream *s, int err, uint64_t at)
 {
 	if (s->cut)
 		return;
-	late_keep(s);
+	late_keep(s, at);
 	s->cut = true;
 	s->peer = NULL;
 	s->err = err;
