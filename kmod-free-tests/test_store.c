@@ -198,6 +198,46 @@ static void test_folders(void **state)
 	assert_true(tree_has(dir, "a/d/x"));
 }
 
+/* A read-only folder is opened up for a transfer; when that comes to no end, it is as before. */
+static void test_folder_gets_its_mode_back(void **state)
+{
+	struct store_spec s = spec_of("d", 0, false);
+	struct store_file *folder;
+	uint64_t have;
+
+	(void)state;
+	s.kind = STORE_DIR;
+	s.mode = 0700;
+	assert_int_equal(mkdir(tree_path(dir, "d"), 0755), 0);
+	assert_int_equal(chmod(tree_path(dir, "d"), 02555), 0);
+	assert_int_equal(store_begin(store, &s, &folder, &have, NULL), 0);
+	assert_int_equal(tree_stat(dir, "d").st_mode & 07777, 0755);
+	store_abandon(folder, false);
+	assert_int_equal(tree_stat(dir, "d").st_mode & 07777, 02555);
+	/* Prepared for others that go into it, in this handle's time and later. */
+	assert_int_equal(store_begin(store, &s, &folder, &have, NULL), 0);
+	store_abandon(folder, true);
+	assert_int_equal(tree_stat(dir, "d").st_mode & 07777, 0755);
+	finish(begin("d/f", 0, false, 0), false);
+	store_close(store);
+	assert_int_equal(tree_stat(dir, "d").st_mode & 07777, 02555);
+	assert_int_equal(store_open(&store, dir, NULL), 0);
+	/* What was finished, or changed by somebody else, stays. */
+	for (int other = 0; other < 2; other++) {
+		assert_int_equal(chmod(tree_path(dir, "d"), 0555), 0);
+		assert_int_equal(store_begin(store, &s, &folder, &have, NULL), 0);
+		if (other)
+			assert_int_equal(chmod(tree_path(dir, "d"), 0711), 0);
+		else
+			finish(folder, false);
+		if (other)
+			store_abandon(folder, true);
+		store_close(store);
+		assert_int_equal(tree_stat(dir, "d").st_mode & 07777, other ? 0711 : 0700);
+		assert_int_equal(store_open(&store, dir, NULL), 0);
+	}
+}
+
 static void test_bounds(void **state)
 {
 	struct store_file *f = begin("f", 10, false, 0);
@@ -305,6 +345,7 @@ int main(void)
 		TEST(test_sparse_stays_sparse),
 		TEST(test_flushes_before_replacing),
 		TEST(test_folders),
+		TEST(test_folder_gets_its_mode_back),
 		TEST(test_bounds),
 		TEST(test_many_writers),
 		TEST(test_descriptors),

@@ -6,6 +6,7 @@
 #include "transport/store_path.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,8 +15,17 @@
 
 #define MODE_BITS 0777u
 
+/* A folder that was there and got more permissions for the time of the transfer. */
+struct widened {
+	struct widened *next;
+	uint32_t mode; /* before */
+	char name[];
+};
+
 struct store {
 	int root;
+	pthread_mutex_t lock;
+	struct widened *widened; /* the latest first, so that what is inside comes before what it is in */
 };
 
 struct store_file {
@@ -56,7 +66,8 @@ int store_open(struct store **out, const char *dir, struct err *e)
 		rc = store_fail(e, -ENOMEM, "open the store folder", dir);
 		goto out;
 	}
-	s->root = root;
+	*s = (struct store){ .root = root };
+	pthread_mutex_init(&s->lock, NULL);
 	*out = s;
 	return 0;
 out:
@@ -64,10 +75,66 @@ out:
 	return rc;
 }
 
+static int widened_add(struct store *s, const char *name, uint32_t mode)
+{
+	size_t len = strlen(name) + 1;
+	struct widened *w = malloc(sizeof *w + len);
+
+	if (!w)
+		return -ENOMEM;
+	w->mode = mode;
+	memcpy(w->name, name, len);
+	pthread_mutex_lock(&s->lock);
+	w->next = s->widened;
+	s->widened = w;
+	pthread_mutex_unlock(&s->lock);
+	return 0;
+}
+
+/* The caller's from now on; NULL: there is none of that name. */
+static struct widened *widened_take(struct store *s, const char *name)
+{
+	struct widened **at = &s->widened, *w;
+
+	pthread_mutex_lock(&s->lock);
+	while (*at && strcmp((*at)->name, name))
+		at = &(*at)->next;
+	w = *at;
+	if (w)
+		*at = w->next;
+	pthread_mutex_unlock(&s->lock);
+	return w;
+}
+
+static uint32_t widened_mode(uint32_t mode)
+{
+	return (mode & MODE_BITS) | S_IRWXU;
+}
+
+/* Unless somebody else has changed it meanwhile. */
+static void widened_restore(struct store *s, struct widened *w)
+{
+	int fd = store_open_at(s->root, w->name, O_PATH | O_DIRECTORY, 0);
+	struct stat st;
+
+	if (fd >= 0 && !fstat(fd, &st) && (st.st_mode & 07777) == widened_mode(w->mode))
+		store_chmod_path(fd, w->mode);
+	if (fd >= 0)
+		close(fd);
+	free(w);
+}
+
 void store_close(struct store *s)
 {
 	if (!s)
 		return;
+	while (s->widened) {
+		struct widened *w = s->widened;
+
+		s->widened = w->next;
+		widened_restore(s, w);
+	}
+	pthread_mutex_destroy(&s->lock);
 	close(s->root);
 	free(s);
 }
@@ -121,17 +188,20 @@ static int spec_check(const struct store_spec *spec, struct err *e)
 }
 
 /* An existing folder is made usable for us until its mode is set at the end. */
-static int folder_reuse(int parent, const char *base, const char *name, struct err *e)
+static int folder_reuse(struct store *s, int parent, const char *base, const char *name, struct err *e)
 {
 	int fd = store_open_at(parent, base, O_PATH | O_DIRECTORY, 0), rc = 0;
 	struct stat st;
 
 	if (fd < 0)
 		return store_fail(e, fd, "make the folder", name);
-	if (fstat(fd, &st))
+	if (fstat(fd, &st)) {
 		rc = -errno;
-	else if ((st.st_mode & S_IRWXU) != S_IRWXU && st.st_uid == geteuid())
-		rc = store_chmod_path(fd, (st.st_mode & MODE_BITS) | S_IRWXU);
+	} else if ((st.st_mode & S_IRWXU) != S_IRWXU && st.st_uid == geteuid()) {
+		rc = store_chmod_path(fd, widened_mode(st.st_mode));
+		if (!rc)
+			rc = widened_add(s, name, st.st_mode & 07777);
+	}
 	close(fd);
 	return rc < 0 ? store_fail(e, rc, "make writable the folder", name) : 0;
 }
@@ -145,7 +215,7 @@ static int begin_folder(struct store_file *f, struct err *e)
 	/* Never open to more people than it will be at the end. */
 	if (mkdirat(parent, f->part.base, f->mode | S_IRWXU)) {
 		if (errno == EEXIST)
-			rc = folder_reuse(parent, f->part.base, f->name, e);
+			rc = folder_reuse(f->store, parent, f->part.base, f->name, e);
 		else
 			rc = store_fail(e, -errno, "make the folder", f->name);
 	}
@@ -163,7 +233,9 @@ static int finish_folder(struct store_file *f, bool sync, struct err *e)
 		return store_fail(e, fd, "open the folder", f->name);
 	if (fchmod(fd, f->mode) || futimens(fd, times))
 		rc = store_fail(e, -errno, "set mode and time of the folder", f->name);
-	else if (sync && fsync(fd))
+	for (struct widened *w; !rc && (w = widened_take(f->store, f->name));)
+		free(w);
+	if (!rc && sync && fsync(fd))
 		rc = store_fail(e, -errno, "flush the folder", f->name);
 	close(fd);
 	if (!rc && sync) {
@@ -318,6 +390,10 @@ int store_finish(struct store_file *f, bool sync, struct err *e)
 
 void store_abandon(struct store_file *f, bool keep)
 {
+	struct widened *w = f->kind == STORE_DIR && !keep ? widened_take(f->store, f->name) : NULL;
+
+	if (w)
+		widened_restore(f->store, w);
 	if (f->kind == STORE_FILE && !(keep && __atomic_load_n(&f->part.worth, __ATOMIC_RELAXED)))
 		part_remove(&f->part);
 	file_free(f);

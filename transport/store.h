@@ -54,7 +54,9 @@ struct store_file;
 
 /* Opens the folder (must exist and be writable). */
 int store_open(struct store **out, const char *dir, struct err *e);
-void store_close(struct store *s); /* NULL is fine; all files must be finished or abandoned */
+/* NULL is fine; all files must be finished or abandoned. Gives folders that were made writable and never finished their
+ * modes back. */
+void store_close(struct store *s);
 
 /* Checks a name as described above. */
 int store_name_check(const char *name, struct err *e);
@@ -92,7 +94,9 @@ int store_hash(struct store_file *f, uint64_t first, uint32_t n, struct digest12
 int store_finish(struct store_file *f, bool sync, struct err *e);
 
 /* Gives up: the part file stays for a later resume if keep and anything was written, by this handle or an earlier one
- * that it resumed, else it is removed. A folder stays. */
+ * that it resumed, else it is removed. A folder stays, and with keep it
+ * stays writable until it is begun again and finished, or the store is closed: then, and without keep, a folder that
+ * was there before gets its mode back. */
 void store_abandon(struct store_file *f, bool keep);
 
 const char *store_file_name(const struct store_file *f);
