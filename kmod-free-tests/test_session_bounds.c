@@ -246,9 +246,9 @@ static void test_info_is_of_the_session(void **state)
 
 /* ---- transfers --------------------------------------------------------------------------------- */
 
-static int xfer_begin(struct client *c, uint8_t kind, uint64_t chunks, uint32_t chunk)
+static int xfer_begin(struct client *c, int kind, uint64_t chunks, uint32_t chunk)
 {
-	struct msg_xfer_begin m = { .kind = kind, .chunks = chunks, .chunk = chunk };
+	struct msg_xfer_begin m = { .kind = (uint8_t)kind, .chunks = chunks, .chunk = chunk };
 	uint8_t fields[64];
 	struct wcur w = wcur_init(fields, sizeof fields);
 	struct rcur in;
@@ -271,7 +271,7 @@ static void test_chunks_fit_what_is_there(void **state)
 	assert_int_equal(xfer_begin(s.client, XFER_PUT, 1, 4096), -EINVAL); /* no region yet */
 	assert_int_equal(client_region_make(s.client, 1, 1u << 20, 0, &token, NULL, &e), 0);
 	assert_int_equal(sim_files_open(s.client, &v, false, &e), 0);
-	for (uint8_t kind = XFER_PUT; kind <= XFER_FILES; kind++) {
+	for (int kind = XFER_PUT; kind <= XFER_FILES; kind++) {
 		assert_int_equal(xfer_begin(s.client, kind, 1, 0), -EINVAL);
 		assert_int_equal(xfer_begin(s.client, kind, 1ull << 28, 4096), -EINVAL);
 		assert_int_equal(xfer_begin(s.client, kind, UINT64_MAX, 1), -EINVAL);
