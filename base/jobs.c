@@ -5,11 +5,11 @@
  */
 #include "base/jobs.h"
 #include "base/ring.h"
+#include "base/thread.h"
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -51,21 +51,6 @@ static void *background(void *arg)
 	}
 }
 
-/* Signals belong to the program's own threads. */
-static int start_thread(struct jobs *j)
-{
-	sigset_t all, before;
-	int rc;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	rc = pthread_create(&j->tid, NULL, background, j);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (!rc)
-		pthread_setname_np(j->tid, "dwcp-jobs");
-	return -rc;
-}
-
 int jobs_open(struct jobs **out, uint32_t capacity, bool thread, void (*wake)(void *), void *wake_ctx, struct err *e)
 {
 	struct jobs *j;
@@ -88,7 +73,7 @@ int jobs_open(struct jobs **out, uint32_t capacity, bool thread, void (*wake)(vo
 	}
 	sem_init(&j->ready, 0, 0);
 	if (thread) {
-		rc = start_thread(j);
+		rc = thread_start(&j->tid, "dwcp-jobs", background, j);
 		if (rc) {
 			err_set(e, rc, "starting the background thread: %s; raise the thread limit (ulimit -u)",
 				strerror(-rc));
