@@ -34,19 +34,19 @@ struct mem_path {
 
 /* All zero: a perfect network. Probabilities are in parts per million. */
 struct mem_faults {
-	struct mem_path path[2];         /* [0] from the connecting side, [1] from the accepting side */
-	uint64_t done_delay_ns;          /* DONE after delivery */
+	struct mem_path path[2]; /* [0] from the connecting side, [1] from the accepting side */
+	uint64_t done_delay_ns;  /* DONE after delivery */
 	uint64_t done_jitter_ns;
-	uint64_t notice_jitter_ns;       /* the two ends of a broken stream learn of it up to this much later */
-	uint64_t connect_timeout_ns;     /* 0: 10 s */
-	uint64_t idle_timeout_ns;        /* of a partition and of a graceful close; 0: 30 s */
-	uint32_t drop_ppm;               /* per operation: its stream breaks instead, a put perhaps half placed */
-	uint32_t short_ppm;              /* per send/put call: accepts fewer, or none while a DONE is still to come */
-	uint32_t corrupt_ppm;            /* per operation: one bit of a put or of a message body flips */
-	uint32_t torn_ppm;               /* per put: arrives in two parts, the second a later poll's */
-	uint32_t refuse_ppm;             /* per connect: refused */
-	uint32_t late_ppm;               /* per end of a broken stream: puts under way arrive until it notices */
-	uint32_t lose_ppm;               /* per connect: the request never arrives, the connect times out */
+	uint64_t notice_jitter_ns;   /* the two ends of a broken stream learn of it up to this much later */
+	uint64_t connect_timeout_ns; /* 0: 10 s */
+	uint64_t idle_timeout_ns;    /* of a partition and of a graceful close; 0: 30 s */
+	uint32_t drop_ppm;           /* per operation: its stream breaks instead, a put perhaps half placed */
+	uint32_t short_ppm;          /* per send/put call: accepts fewer, or none while a DONE is still to come */
+	uint32_t corrupt_ppm;        /* per operation: one bit of a put or of a message body flips */
+	uint32_t torn_ppm;           /* per put: arrives in two parts, the second a later poll's */
+	uint32_t refuse_ppm;         /* per connect: refused */
+	uint32_t late_ppm;           /* per end of a broken stream: puts under way arrive until it notices */
+	uint32_t lose_ppm;           /* per connect: the request never arrives, the connect times out */
 };
 
 /* faults NULL: none. */
@@ -65,7 +65,7 @@ uint64_t mem_fabric_next(const struct mem_fabric *f);
 void mem_partition(struct mem_fabric *f, bool on);
 
 /* Breaks one stream now: both ends get DONEs and DOWN with -ECONNRESET. A stale handle is ignored. */
-void mem_drop(struct be *be, be_stream s);
+void mem_drop(struct be *be, be_stream h);
 
 /* The instance is dead from now on, without goodbye: peers get DOWN with -ECONNRESET, its own hooks
  * answer -ENOTCONN or nothing. Only close is left to call. */
@@ -73,7 +73,7 @@ void mem_crash(struct be *be);
 
 /* Test only: sends what `put` would refuse to, as a hostile peer might. src needs min(len, caps.put_max)
  * bytes. As put for one operation. */
-int mem_inject_put(struct be *be, be_stream s, struct be_token token, uint64_t offset, const void *src, uint64_t len,
+int mem_inject_put(struct be *be, be_stream h, struct be_token token, uint64_t offset, const void *src, uint64_t len,
 		   uint64_t cookie);
 
 extern const struct be_ops mem_ops;

@@ -89,8 +89,7 @@ static void late_keep(struct mem_stream *s, uint64_t end)
 	const struct mem_stream *from = s->peer;
 	struct mem_late **at = &s->late;
 
-	if (!from || s->late || (s->state != UP && s->state != CLOSING) ||
-	    !chance(f, f->faults.late_ppm))
+	if (!from || s->late || (s->state != UP && s->state != CLOSING) || !chance(f, f->faults.late_ppm))
 		return;
 	for (uint64_t i = from->delivered; i != from->tail && op_at(from, i)->is_put; i++) {
 		const struct mem_op *op = op_at(from, i);

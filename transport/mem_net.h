@@ -192,7 +192,7 @@ void mem_sever(struct mem_stream *s, int err, int peer_err);
 void mem_abort_stream(struct mem_stream *s, int err, int peer_err);
 
 /* Uses a request up; returns who asked, or NULL if that one has gone. */
-struct mem_stream *mem_request_end(struct be_request *r);
+struct mem_stream *mem_request_end(struct be_request *opaque);
 void mem_refuse(struct mem_stream *from, const void *reply);
 
 /* Moves a stream by at most one event: returns 1 when *ev is filled. *moved: something changed without one. */
