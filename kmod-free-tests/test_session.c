@@ -160,7 +160,7 @@ static void test_stream_numbers(void **state)
 {
 	(void)state;
 	assert_int_equal(peer_connect(peer, PEER_CTL, PRE_CONTROL, 0, 0), PRE_OK);
-	assert_int_equal(peer_connect(peer, 1, PRE_DATA, 0, 1), PRE_BUSY); /* before hello */
+	assert_int_equal(peer_connect(peer, 1, PRE_DATA, 0, 1), PRE_NOT_NOW); /* before hello */
 	peer_close(peer);
 	peer = peer_open(&sim, 8);
 	peer_join(peer, 2, 0);
