@@ -30,9 +30,13 @@ static void take(struct peer *p, const struct be_event *ev)
 		}
 		break;
 	case BE_MESSAGE:
-		c->messages++;
-		c->last_len = ev->len;
-		memcpy(c->last, ev->data, ev->len);
+		if (ev->len >= 2 && *(const uint8_t *)ev->data == MSG_STREAM_LOST && !((const uint8_t *)ev->data)[1]) {
+			c->lost++;
+		} else {
+			c->messages++;
+			c->last_len = ev->len;
+			memcpy(c->last, ev->data, ev->len);
+		}
 		p->sim->ops->release(p->be, ev->frame);
 		break;
 	case BE_PLACED:

@@ -16,8 +16,8 @@ struct peer_conn {
 	int err;
 	uint8_t reply[BE_PREAMBLE];
 	uint32_t reply_len;
-	uint32_t messages, placed;
-	uint8_t last[WIRE_CTL_MAX]; /* the last message */
+	uint32_t messages, placed, lost; /* lost: STREAM_LOSTs, which `last` leaves out */
+	uint8_t last[WIRE_CTL_MAX];      /* the last message */
 	uint32_t last_len;
 };
 
