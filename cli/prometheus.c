@@ -88,7 +88,7 @@ int prometheus_open(struct prometheus **out, const struct be_addr *at, void (*wr
 	p->write = write;
 	p->ctx = ctx;
 	if (at->sa.sa_family == AF_INET6)
-		flags |= MHD_USE_IPv6;
+		flags |= MHD_USE_DUAL_STACK;
 	errno = 0;
 	p->daemon = MHD_start_daemon(flags, 0, NULL, NULL, handle, p, MHD_OPTION_SOCK_ADDR, &at->sa,
 				     MHD_OPTION_CONNECTION_LIMIT, CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S,

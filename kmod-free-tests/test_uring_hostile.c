@@ -259,7 +259,7 @@ static void half_preambles_time_out(void **state)
 	side_open(&s, &o, 4);
 	side_listen(&s);
 	for (size_t i = 0; i < ARRAY_LEN(fd); i++) {
-		fd[i] = peer_connect(&s.at);
+		fd[i] = tcp_peer_connect(&s.at);
 		peer_write(fd[i], "half a preamble", i);
 	}
 	for (uint64_t end = clock_now(&clock_mono) + 200 * NS_PER_MS; clock_now(&clock_mono) < end;) {
@@ -297,7 +297,7 @@ static void flood(void **state)
 	side_open(&s, &o, 4);
 	side_listen(&s);
 	for (unsigned i = 0; i < n; i++) {
-		fd[i] = peer_connect(&s.at);
+		fd[i] = tcp_peer_connect(&s.at);
 		if (i % 3)
 			peer_write(fd[i], "x", 1);
 		if (i % 16 == 0)
@@ -326,12 +326,12 @@ static void offered_and_forgotten(void **state)
 	side_listen(&s);
 	s.auto_accept = false;
 	for (uint32_t i = 0; i < 2; i++) {
-		fd[i] = peer_connect(&s.at);
+		fd[i] = tcp_peer_connect(&s.at);
 		peer_write(fd[i], pre, sizeof pre);
 		SIDES_UNTIL(&s, NULL, s.incoming == i + 1);
 		r[i] = s.request;
 	}
-	fd[2] = peer_connect(&s.at);
+	fd[2] = tcp_peer_connect(&s.at);
 	for (int i = 0; i < 20; i++) {
 		side_poll(&s);
 		uring_ops.wait(s.be, NS_PER_MS);
@@ -361,7 +361,7 @@ static void descriptors_run_out(void **state)
 	side_open(&s, NULL, 4);
 	side_listen(&s);
 	for (size_t i = 0; i < ARRAY_LEN(fd); i++)
-		fd[i] = peer_connect(&s.at);
+		fd[i] = tcp_peer_connect(&s.at);
 	/* The kernel notes the limit when an accept is armed: at the first poll. */
 	spare = dup(0);
 	close(spare);

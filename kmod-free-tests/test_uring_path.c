@@ -314,7 +314,7 @@ static int lost_descriptors(void)
 
 	side_open(&s, NULL, 1);
 	side_listen(&s);
-	peer = peer_connect(&s.at);
+	peer = tcp_peer_connect(&s.at);
 	if (!refuse_set_flags())
 		return 77;
 	next = dup(0);

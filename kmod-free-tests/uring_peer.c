@@ -247,7 +247,7 @@ static int connect_goes_on(int fd)
 	return err ? -1 : 0;
 }
 
-int peer_connect(const struct be_addr *to)
+int tcp_peer_connect(const struct be_addr *to)
 {
 	int fd = socket(to->sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
@@ -294,7 +294,7 @@ int peer_greet(struct side *s)
 {
 	uint8_t pre[BE_PREAMBLE] = "hello", answer[TCP_GREETING];
 	uint32_t before = s->connected;
-	int fd = peer_connect(&s->at);
+	int fd = tcp_peer_connect(&s->at);
 
 	peer_write(fd, pre, sizeof pre);
 	SIDES_UNTIL(s, NULL, s->connected > before);

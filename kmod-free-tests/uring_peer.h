@@ -65,7 +65,7 @@ void sides_transfer(struct side *a, struct side *b, int rounds);
 void peer_fill(uint8_t *p, size_t n, uint64_t seed);
 
 /* The peer: blocking sockets with a time-out of 20 s. */
-int peer_connect(const struct be_addr *to);
+int tcp_peer_connect(const struct be_addr *to);
 int peer_listen(struct be_addr *at);
 void peer_write(int fd, const void *data, size_t len);
 size_t peer_read(int fd, void *data, size_t len); /* until len, FIN or reset */

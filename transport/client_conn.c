@@ -529,6 +529,14 @@ int conn_open(struct client *c, struct err *e)
 	return rc;
 }
 
+/* Will the same stream be refused again, however often it tries? */
+static bool refused_for_good(const struct client *c)
+{
+	struct pre_reply r;
+
+	return wire_get_reply(c->stream_reply, &r) < 0 || (r.status != PRE_NOT_NOW && r.status != PRE_DUPLICATE);
+}
+
 /* Brings every stream up. */
 int conn_streams(struct client *c, struct err *e)
 {
@@ -539,7 +547,7 @@ int conn_streams(struct client *c, struct err *e)
 
 		if (rc < 0)
 			return rc;
-		if (c->stream_refused)
+		if (c->stream_refused && refused_for_good(c))
 			return stream_text(c, e);
 		if (conn_now(c) > deadline)
 			return err_set(
