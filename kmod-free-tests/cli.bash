@@ -19,9 +19,24 @@ skip() {
 	exit 77
 }
 
-# dwcp with an end: a hang is a failure with status 124.
+# What the server does right now, for the log of a test that hangs.
+server_now() {
+	local t
+	[[ -n ${server:-} && -d /proc/$server ]] || return 0
+	echo "  server $server:"
+	timeout 10 "$DWCP" stats "${port:-}" 2>&1
+	for t in /proc/"$server"/task/*; do
+		echo "  thread $(cat "$t/comm" 2>/dev/null): $(cat "$t/wchan" 2>/dev/null) $(cut -d' ' -f1 "$t/syscall" 2>/dev/null)"
+	done
+	cat "$dir/serve.err"
+}
+
+# dwcp with an end: a hang is a failure with status 124, and says where the server is.
 dwcp() {
-	timeout -k 5 100 "$DWCP" "$@"
+	local status=0
+	timeout -k 5 100 "$DWCP" "$@" || status=$?
+	[[ $status != 124 ]] || server_now
+	return $status
 }
 
 # The process of this id must end: its status in $rc.
@@ -32,6 +47,7 @@ reap() { # pid seconds
 		sleep 0.05
 	done
 	if kill -0 "$1" 2>/dev/null; then
+		server_now
 		kill -9 "$1"
 		wait "$1" 2>/dev/null
 		fail "process $1 did not end within $2 s"

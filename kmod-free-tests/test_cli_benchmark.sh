@@ -60,6 +60,17 @@ t_json_alone_on_standard_output() {
 	field '.verified == true'
 }
 
+# On a terminal, what takes longer than two seconds shows that it goes on; never with JSON.
+t_progress() {
+	command -v script >/dev/null || skip "no script(1)"
+	local long='benchmark amst --region=1MB --interval=0 --omit=2500ms --duration=100ms'
+	TERM=xterm timeout 60 script -qec "$DWCP $long" /dev/null >"$dir/out" 2>&1 || fail "$(cat "$dir/out")"
+	grep -q 'warming up' "$dir/out" || fail "no progress of --omit: $(cat "$dir/out")"
+	TERM=xterm timeout 60 script -qec "$DWCP $long --json=$dir/out.json" /dev/null >"$dir/out" 2>&1 || fail "$(cat "$dir/out")"
+	grep -q 'warming up' "$dir/out" && fail "progress beside JSON: $(cat "$dir/out")"
+	return 0
+}
+
 t_as_documented() {
 	command -v jq >/dev/null || skip "no jq"
 	expect 0 '' bench --mode=datacenter --data-size=16MB --streams=512 --iterations=2 --json="$dir/out.json"
