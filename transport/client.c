@@ -439,6 +439,8 @@ static int watch_look(struct client *c, struct watch *w, uint64_t bytes, struct 
 {
 	uint64_t now = conn_now(c);
 
+	if (bytes != w->last_bytes)
+		c->losses = 0;
 	if (bytes != w->last_bytes || c->lost_at) {
 		w->last_bytes = bytes;
 		w->moved_at = now;

@@ -12,6 +12,7 @@
 
 #define RETRY_FIRST (10 * NS_PER_MS)
 #define RETRY_MOST (1000 * NS_PER_MS)
+#define LOSSES_MOST 16 /* without an answer in between: no progress */
 #define CTL_COOKIE 0xc0ull
 #define CALL_COOKIE 0xc1ull
 #define FENCE_COOKIE 0xf0ull
@@ -190,6 +191,7 @@ static void ctl_message(struct client *c, const void *data, uint32_t len)
 	else if (h.type == (MSG_STREAM_DOWN | WIRE_REPLY) && c->streams)
 		fence_answered(c, h.id);
 	else if ((h.type & WIRE_REPLY) && c->call.busy && h.id == c->call.id && len <= WIRE_CTL_MAX) {
+		c->losses = 0;
 		memcpy(c->reply, data, len);
 		c->reply_len = len;
 		c->call.answered = true;
@@ -228,6 +230,8 @@ static void ctl_down(struct client *c, const struct be_event *ev)
 	if (!c->lost_at) {
 		c->lost_at = conn_now(c);
 		c->resume_at = c->lost_at;
+		if (!c->losses++)
+			c->shaky_at = c->lost_at;
 		/* A resumed session starts with no stream on either side. */
 		for (uint32_t i = 0; i < c->cfg.streams; i++)
 			if (c->streams[i].state == CS_UP || c->streams[i].state == CS_CONNECTING)
@@ -492,6 +496,11 @@ int conn_check(struct client *c, struct err *e)
 			       "%s was lost and could not be reached again within the time-out (%s): check it, "
 			       "then start again, files with --resume",
 			       c->cfg.target, strerror(c->ctl_err ? -c->ctl_err : ETIMEDOUT));
+	if (c->losses > LOSSES_MOST && now - c->shaky_at > c->cfg.timeout_ns)
+		return err_set(e, -ETIMEDOUT,
+			       "%s can be reached, but the connection breaks each time before anything is answered: "
+			       "something between the hosts damages or cuts it",
+			       c->cfg.target);
 	if (c->established && !c->up && !c->lost_at && c->none_up_since && now - c->none_up_since > c->cfg.timeout_ns)
 		return stream_text(c, e);
 	return 0;

@@ -47,6 +47,8 @@ struct client {
 	uint32_t ctl_reply_len;
 	bool ctl_strange; /* who accepted is not the server that was asked for */
 	uint64_t lost_at, resume_at;
+	uint64_t shaky_at; /* the first loss since the last answer or byte of data… */
+	uint32_t losses;   /* …and how many there were */
 	bool closing, established;
 	bool agreed; /* HELLO was answered: the session can be resumed */
 	char goodbye[WIRE_TEXT];
