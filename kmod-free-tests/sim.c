@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "sim.h"
+#include "kmod-free-tests/sim.h"
 
 #include "transport/amst_impl.h"
 #include "transport/client_impl.h"

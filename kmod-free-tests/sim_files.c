@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "sim_files.h"
+#include "kmod-free-tests/sim_files.h"
 
 #include <errno.h>
 #include <stdio.h>
