@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* The messages of docs/WIRE.md: what is written is read, what is cut, damaged or too long is refused. */
+/*
+ * The messages of docs/WIRE.md: what is written is read, what is cut, damaged or too long is refused.
+ *
+ * check: valgrind
+ */
 #include "base/util.h"
 #include "transport/wire.h"
 
