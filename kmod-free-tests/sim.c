@@ -4,6 +4,11 @@
 #include "transport/amst_impl.h"
 #include "transport/client_impl.h"
 #include "transport/session.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
 #include <errno.h>
 #include <string.h>
 
@@ -81,6 +86,20 @@ static void make_trouble(struct sim *s)
 		s->step(s);
 }
 
+/* What must hold at every moment, whatever happens: a session goes on only when no stream of before is left. */
+static void check(struct sim *s)
+{
+	const struct client *c = s->client;
+
+	if (c && c->lost_at && c->ctl_state == CTL_CONNECTING)
+		assert_int_equal(c->open_streams, 0);
+	for (uint32_t i = 0; s->server && i < s->server->cfg.sessions; i++)
+		if (s->server->counters.sessions_resumed != s->resumed && s->server->counters.sessions_now == 1 &&
+		    s->server->sessions[i].used)
+			assert_int_equal(s->server->sessions[i].live, 0);
+	s->resumed = s->server ? s->server->counters.sessions_resumed : 0;
+}
+
 static void drive(void *ctx)
 {
 	struct sim *s = ctx;
@@ -89,6 +108,7 @@ static void drive(void *ctx)
 	make_trouble(s);
 	if (s->server)
 		server_turn(s->server, 0);
+	check(s);
 	/* What is overdue waits for somebody to poll: time must not stand still for it. */
 	s->now += max_u64(min_u64(next - s->now, step), STEP_LEAST_NS);
 }

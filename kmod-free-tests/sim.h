@@ -28,6 +28,7 @@ struct sim {
 	uint64_t rng;
 	struct sim_trouble trouble;
 	uint64_t heal_at; /* 0: not partitioned */
+	uint64_t resumed; /* sessions, so far */
 	bool idle;        /* sim_run: the client does nothing */
 	/* Called with every step, to make more trouble. */
 	void (*step)(struct sim *s);

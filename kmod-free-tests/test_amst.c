@@ -364,20 +364,6 @@ static void test_uncommitted_are_bounded(void **state)
 	}
 }
 
-static void test_credits(void **state)
-{
-	(void)state;
-	start(1000, 1000);
-	run();
-	for (be_stream h = 1; h <= STREAMS; h++) {
-		unsigned n = 0;
-
-		for (unsigned i = 0; i < sc.n_sent; i++)
-			n += !sc.sent[i].put && sc.sent[i].h == h;
-		assert_true(n <= WIRE_CREDITS);
-	}
-}
-
 static void test_answers_that_do_not_fit(void **state)
 {
 	static const struct msg_ack wrong[] = { { .seq = 1 }, { .seq = UINT32_MAX }, { .seq = 77 } };
@@ -563,7 +549,6 @@ int main(void)
 		T(test_every_chunk_once),
 		T(test_fenced_before_sent_again),
 		T(test_uncommitted_are_bounded),
-		T(test_credits),
 		T(test_answers_that_do_not_fit),
 		T(test_status_ends_it),
 		T(test_chunk_that_is_bad_each_time),
