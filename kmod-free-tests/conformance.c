@@ -27,9 +27,16 @@ int conf_setup(void **state)
 	c->ops = t->ops;
 	c->fabric = t->begin ? t->begin(t) : NULL;
 	c->max = 32;
-	c->o = (struct be_open){ .opts = t->opts, .clock = clock_mono, .streams = 8, .frames = 16,
-				 .frame_bytes = (uint32_t)min_u64(t->ops->caps.frame_max, 65536), .sends = 16,
-				 .regions = 4, .cpu = -1, .seed = 1, .fabric = c->fabric };
+	c->o = (struct be_open){ .opts = t->opts,
+				 .clock = clock_mono,
+				 .streams = 8,
+				 .frames = 16,
+				 .frame_bytes = (uint32_t)min_u64(t->ops->caps.frame_max, 65536),
+				 .sends = 16,
+				 .regions = 4,
+				 .cpu = -1,
+				 .seed = 1,
+				 .fabric = c->fabric };
 	c->src = conf_alloc(CONF_SRC_BYTES);
 	for (size_t i = 0; i < CONF_SRC_BYTES; i += sizeof rng) {
 		uint64_t v = rng_next(&rng);
@@ -330,8 +337,9 @@ static uint64_t op_cookie(const struct conf *c, int i)
 int conf_try_send(struct conf *c, int i, const void *head, uint32_t head_len, const void *body, uint32_t body_len)
 {
 	struct conf_stream *s = &c->st[i];
-	struct be_msg v = { .head = head, .head_len = head_len, .body = body, .body_len = body_len,
-			    .cookie = op_cookie(c, i) };
+	struct be_msg v = {
+		.head = head, .head_len = head_len, .body = body, .body_len = body_len, .cookie = op_cookie(c, i)
+	};
 	int n = c->ops->send(c->be[s->at], s->s, &v, 1);
 
 	count_accepted(c, s, n);
@@ -442,7 +450,8 @@ static bool mix_send(struct conf *c, struct mix *m)
 static bool mix_put(struct conf *c, struct mix *m)
 {
 	uint32_t most = rng_next(&m->rng) % 2 ? 512 : m->put_max;
-	uint32_t len = 1 + (uint32_t)(rng_next(&m->rng) % most), src = (uint32_t)(rng_next(&m->rng) % (CONF_SRC_BYTES / 2));
+	uint32_t len = 1 + (uint32_t)(rng_next(&m->rng) % most),
+		 src = (uint32_t)(rng_next(&m->rng) % (CONF_SRC_BYTES / 2));
 
 	if (m->n_puts == MIX_PUTS || m->used + len > m->to - m->from)
 		return mix_send(c, m);

@@ -10,7 +10,7 @@
 #include "transport/backend.h"
 
 struct conf_target {
-	const char *name;         /* heads the results; says what is special ("tcp, IPv6") */
+	const char *name; /* heads the results; says what is special ("tcp, IPv6") */
 	const struct be_ops *ops;
 	const void *opts;         /* be_open.opts */
 	struct be_addr listen_at; /* port 0; the suite connects to what listen says is bound */

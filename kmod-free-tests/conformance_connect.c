@@ -332,13 +332,10 @@ static void wake_ends_wait(void **state)
 }
 
 const struct CMUnitTest conf_connect_tests[] = {
-	CONF_TEST(connect_and_accept),	   CONF_TEST(reject_with_reply),
-	CONF_TEST(reject_without_reply),   CONF_TEST(connect_to_nobody),
-	CONF_TEST(accept_on_another_instance), CONF_TEST(connector_gives_up),
-	CONF_TEST(close_while_connecting), CONF_TEST(all_streams_in_use),
-	CONF_TEST(slots_and_stale_handles), CONF_TEST(no_such_stream),
-	CONF_TEST(more_connects_than_room), CONF_TEST(listen_errors),
-	CONF_TEST(open_refuses),	   CONF_TEST(info_of_a_stream),
-	CONF_TEST(wake_ends_wait),
+	CONF_TEST(connect_and_accept),     CONF_TEST(reject_with_reply),          CONF_TEST(reject_without_reply),
+	CONF_TEST(connect_to_nobody),      CONF_TEST(accept_on_another_instance), CONF_TEST(connector_gives_up),
+	CONF_TEST(close_while_connecting), CONF_TEST(all_streams_in_use),         CONF_TEST(slots_and_stale_handles),
+	CONF_TEST(no_such_stream),         CONF_TEST(more_connects_than_room),    CONF_TEST(listen_errors),
+	CONF_TEST(open_refuses),           CONF_TEST(info_of_a_stream),           CONF_TEST(wake_ends_wait),
 };
 const size_t n_conf_connect_tests = ARRAY_LEN(conf_connect_tests);

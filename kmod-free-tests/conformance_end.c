@@ -181,7 +181,7 @@ static void close_in_every_state(void **state)
 		conf_send(c, a, "m", 1, c->src, 60000);
 		conf_stream_close(c, a, true); /* closing */
 		conf_pair(c, 2, 0, &a, &b);
-		conf_stream_close(c, b, false);	       /* DOWN not yet delivered */
+		conf_stream_close(c, b, false);            /* DOWN not yet delivered */
 		conf_connect(c, 1, &c->addr, CONF_DOMAIN); /* becomes pending, perhaps delivered */
 		conf_connect(c, 2, &c->addr, CONF_DOMAIN);
 		for (int i = 0; i < polls; i++)
@@ -216,7 +216,7 @@ static void open_and_close(void **state)
 }
 
 const struct CMUnitTest conf_end_tests[] = {
-	CONF_TEST(graceful_close),	   CONF_TEST(both_close_gracefully), CONF_TEST(abort_with_operations),
+	CONF_TEST(graceful_close),         CONF_TEST(both_close_gracefully), CONF_TEST(abort_with_operations),
 	CONF_TEST(abort_a_graceful_close), CONF_TEST(peer_instance_closes),  CONF_TEST(stream_breaks),
 	CONF_TEST(close_in_every_state),   CONF_TEST(open_and_close),
 };

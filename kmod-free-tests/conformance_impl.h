@@ -110,8 +110,8 @@ uint64_t conf_deadline(void);
 void conf_check_deadline(uint64_t deadline, const char *file, int line, const char *what);
 
 /* Steps until the expression holds; after 10 s the test fails and says what it waited for. */
-#define WAIT(c, expr)                                                                                                  \
-	for (uint64_t deadline_ = conf_deadline(); !(expr); conf_step(c))                                              \
+#define WAIT(c, expr)                                                     \
+	for (uint64_t deadline_ = conf_deadline(); !(expr); conf_step(c)) \
 	conf_check_deadline(deadline_, __FILE__, __LINE__, #expr)
 
 /* Streams, by index into c->st. */
@@ -140,9 +140,9 @@ void mix_finish(struct conf *c, struct mix *m);
 extern const struct CMUnitTest conf_connect_tests[], conf_data_tests[], conf_end_tests[], conf_region_tests[];
 extern const size_t n_conf_connect_tests, n_conf_data_tests, n_conf_end_tests, n_conf_region_tests;
 
-#define CONF_TEST(f)                                                                                                   \
-	{                                                                                                              \
-		.name = #f, .test_func = f, .setup_func = conf_setup, .teardown_func = conf_teardown                   \
+#define CONF_TEST(f)                                                                                 \
+	{                                                                                            \
+		.name = #f, .test_func = f, .setup_func = conf_setup, .teardown_func = conf_teardown \
 	}
 
 #endif

@@ -66,8 +66,11 @@ int main(void)
 	int failed = 0;
 
 	for (size_t i = 0; i < ARRAY_LEN(runs); i++) {
-		struct conf_target t = { .name = runs[i].name, .ops = &uring_ops, .idle = conf_idle_real,
-					 .listen_at = loopback(runs[i].family), .drop = reset_socket };
+		struct conf_target t = { .name = runs[i].name,
+					 .ops = &uring_ops,
+					 .idle = conf_idle_real,
+					 .listen_at = loopback(runs[i].family),
+					 .drop = reset_socket };
 
 		if (have_address(&t.listen_at))
 			failed += conformance_run(&t);

@@ -19,9 +19,11 @@ const struct be_ops *backend_find(const char *name)
 	return NULL;
 }
 
-#define ROW(field, unit_, help_)                                                                                       \
-	{ .name = "transport_" #field, .unit = unit_, .help = help_, .kind = METRIC_COUNTER,                           \
-	  .offset = offsetof(struct be_counters, field) }
+#define ROW(field, unit_, help_)                                                                   \
+	{                                                                                          \
+		.name = "transport_" #field, .unit = unit_, .help = help_, .kind = METRIC_COUNTER, \
+		.offset = offsetof(struct be_counters, field)                                      \
+	}
 
 const struct metric be_metrics[] = {
 	ROW(tx_bytes, "bytes", "payload of messages and puts sent"),
