@@ -184,7 +184,7 @@ static int read_commit(const uint8_t *msg, uint32_t len, struct msg_commit *m)
 
 static void test_commit(void **state)
 {
-	struct msg_commit m, got;
+	struct msg_commit m = { 0 }, got = { 0 };
 	uint8_t out[BE_HEAD_MAX + 64];
 	uint32_t len;
 

@@ -11,8 +11,8 @@
 #define TX_STOPPED (1ull << 62)
 #define TX_OPS_MAX 12                     /* chunks posted and not DONE, per stream */
 #define TX_POSTED (1u << 19)              /* …and about this many bytes of them, but two chunks at least */
-#define TX_BURST (1u << 20)               /* bytes one stream takes before it is another's turn: one large send */
-#define TX_WINDOW (4u << 20)              /* bytes one worker has under way at least; more by rate and round trip */
+#define TX_BURST (512u << 10)             /* bytes one stream takes before it is another's turn: one large send */
+#define TX_WINDOW (1u << 20)              /* bytes one worker has under way at least; more by rate and round trip */
 #define TX_LOOK (10 * NS_PER_MS)          /* how often rate and round trip are looked at */
 #define BE_SENDS 24                       /* operations a backend keeps per stream: chunks, COMMITs, ACKs */
 #define REFUSED_ROW (4 * WIRE_COMMIT_MAX) /* so many refused one after the other are no accident */
@@ -119,7 +119,7 @@ struct worker {
 	/* Bytes posted and not acknowledged, and how many that may be: TX_WINDOW and four times what the path
 	 * holds (rate x round trip). On a short path more only makes the caches cold; on a long one TCP decides. */
 	uint64_t inflight, window;
-	uint64_t look_at, look_bytes, acked_bytes, rtt_ns;
+	uint64_t look_at, look_bytes, acked_bytes, rtt_ns, rtt_at; /* rtt_ns: least of about ten seconds */
 	struct amst_rx *rx;
 
 	struct hugebuf buf_mem; /* encode buffers */

@@ -11,6 +11,7 @@
 #include <sys/random.h>
 
 #define TICK_NS (50 * NS_PER_MS)
+#define PULL_LOOK_NS (200 * NS_PER_US) /* nothing wakes a puller when the last chunk has arrived */
 #define BYE_COOKIE 0xb1ull
 
 /* ---- open and close ---------------------------------------------------------------------------- */
@@ -625,7 +626,7 @@ int client_pull(struct client *c, uint32_t from, uint32_t to, struct be_token to
 		rc = client_call(c, MSG_PULL, fields, (uint32_t)(out.p - fields), &in, e);
 	/* Bytes that arrive are the sign of life; the answer to PULL_WAIT says that everything was acknowledged. */
 	while (rc == 0 && !done) {
-		rc = client_turn(c, TICK_NS, e);
+		rc = client_turn(c, PULL_LOOK_NS, e);
 		amst_counters(c->amst, &now, &b);
 		if (rc >= 0)
 			rc = watch_look(c, &w, now.bytes_placed - base.bytes_placed, e);
