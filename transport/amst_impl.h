@@ -119,7 +119,7 @@ struct worker {
 	/* Bytes posted and not acknowledged, and how many that may be: TX_WINDOW and four times what the path
 	 * holds (rate x round trip). On a short path more only makes the caches cold; on a long one TCP decides. */
 	uint64_t inflight, window;
-	uint64_t look_at, look_bytes, acked_bytes, rtt_ns, rtt_at; /* rtt_ns: least of about ten seconds */
+	uint64_t look_at, look_bytes, acked_bytes, rtt_ns;
 	struct amst_rx *rx;
 
 	struct hugebuf buf_mem; /* encode buffers */

@@ -436,12 +436,9 @@ static void tx_look(struct worker *w, struct wstream *s, uint64_t now)
 	rate = (uint64_t)((double)(w->acked_bytes - w->look_bytes) * 1e9 / (double)(now - w->look_at));
 	w->look_at = now;
 	w->look_bytes = w->acked_bytes;
-	/* The least, not the latest: what waits in queues on the way is not what the path holds. */
-	if (w->a->cfg.ops->info(w->be, s->h, &info) == 0 &&
-	    (!w->rtt_ns || info.rtt_ns <= w->rtt_ns || now - w->rtt_at > 10 * NS_PER_S)) {
-		w->rtt_ns = info.rtt_ns;
-		w->rtt_at = now;
-	}
+	/* The least: what waits in queues on the way is not what the path holds. */
+	if (w->a->cfg.ops->info(w->be, s->h, &info) == 0)
+		w->rtt_ns = info.rtt_least_ns;
 	w->window = TX_WINDOW + (uint64_t)(4.0 * (double)rate * (double)w->rtt_ns / 1e9);
 }
 

@@ -150,6 +150,7 @@ struct be_put {
 /* Path facts of a stream; a field that the backend cannot know is 0. */
 struct be_info {
 	uint64_t rtt_ns, rttvar_ns;
+	uint64_t rtt_least_ns;               /* without the queues on the way: least of the last minutes */
 	uint64_t retransmits;                /* segments, since connect */
 	uint64_t delivery_rate;              /* bytes per second */
 	uint64_t bytes_sent, bytes_received; /* payload and headers, this stream */

@@ -335,6 +335,7 @@ static int mem_info(struct be *be, be_stream h, struct be_info *out)
 	if (rc < 0)
 		return rc;
 	*out = (struct be_info){ .rtt_ns = path[0].delay_ns + path[1].delay_ns,
+				 .rtt_least_ns = path[0].delay_ns + path[1].delay_ns,
 				 .rttvar_ns = max_u64(path[0].jitter_ns, path[1].jitter_ns),
 				 .delivery_rate = path[s->is_acceptor].bytes_per_s,
 				 .bytes_sent = s->sent,

@@ -216,6 +216,7 @@ static void info_tcp(int fd, struct be_info *out)
 	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &t, &len) < 0)
 		return;
 	out->rtt_ns = t.tcpi_rtt * NS_PER_US;
+	out->rtt_least_ns = t.tcpi_min_rtt == UINT32_MAX ? 0 : t.tcpi_min_rtt * NS_PER_US;
 	out->rttvar_ns = t.tcpi_rttvar * NS_PER_US;
 	out->retransmits = t.tcpi_total_retrans;
 	out->delivery_rate = t.tcpi_delivery_rate;
