@@ -115,6 +115,7 @@ static void test_workers_fit_the_budget(void **state)
 	s.client = join(&cfg);
 	assert_int_equal(client_peer(s.client)->workers, 16);
 	client_close(s.client);
+	s.client = NULL;
 	cfg.stage_chunk = STAGE_CHUNK_MAX;
 	cfg.seed++;
 	s.client = join(&cfg);
