@@ -1,11 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "kmod-free-tests/peer.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,20 +60,20 @@ struct peer *peer_open(struct sim *s, uint64_t seed)
 {
 	struct peer *p = calloc(1, sizeof *p);
 	struct be_open o = { .clock = clock_manual(&s->now),
-			     .streams = 256,
-			     .frames = 64,
+			     .streams = 64,
+			     .frames = 8,
 			     .frame_bytes = WIRE_CTL_MAX,
-			     .sends = 64,
+			     .sends = 32,
 			     .regions = 4,
 			     .cpu = -1,
 			     .seed = seed,
 			     .fabric = s->fabric };
 	struct err e;
 
-	assert_non_null(p);
+	sim_must(p);
 	p->sim = s;
 	rng_fill(p->session, sizeof p->session, seed);
-	assert_int_equal(s->ops->open(&o, &p->be, &e), 0);
+	sim_must(s->ops->open(&o, &p->be, &e) == 0);
 	s->step = poll_peer;
 	s->step_ctx = p;
 	return p;
@@ -140,7 +135,7 @@ void peer_raw(struct peer *p, unsigned i, const void *msg, uint32_t len)
 	struct be_msg m = { .body = own, .body_len = len, .cookie = (uint64_t)(uintptr_t)own << 8 | i };
 	int rc;
 
-	assert_non_null(own);
+	sim_must(own);
 	memcpy(own, msg, len);
 	while ((rc = p->sim->ops->send(p->be, p->conn[i].h, &m, 1)) == 0)
 		peer_run(p, STEP);
@@ -153,7 +148,7 @@ void peer_send(struct peer *p, unsigned i, uint16_t type, uint32_t id, const voi
 	uint8_t *msg = malloc(WIRE_HEAD + len);
 	struct wcur w = wcur_init(msg, WIRE_HEAD + len);
 
-	assert_non_null(msg);
+	sim_must(msg);
 	wire_put_head(&w, type, id);
 	put_bytes(&w, fields, len);
 	wire_seal(msg, WIRE_HEAD + len);
@@ -179,7 +174,7 @@ static int answer_of(struct peer *p, struct rcur *in, uint32_t id)
 		return 1;
 	status = (int)get_u32(&r);
 	get_str(&r, text, sizeof text);
-	assert_false(r.bad);
+	sim_must(!r.bad);
 	if (in)
 		*in = r;
 	return status;
@@ -228,15 +223,15 @@ void peer_hello(struct peer *p, uint32_t streams, uint32_t chunk)
 {
 	struct msg_hello h = { .streams = streams, .workers = 2, .chunk = chunk, .sum = SUM_XXH3, .timeout_ms = 5000 };
 
-	assert_int_equal(peer_connect(p, PEER_CTL, PRE_CONTROL, 0, 0), PRE_OK);
-	assert_int_equal(peer_call_msg(p, MSG_HELLO, &wire_hello, &h, NULL), 0);
+	sim_must(peer_connect(p, PEER_CTL, PRE_CONTROL, 0, 0) == PRE_OK);
+	sim_must(peer_call_msg(p, MSG_HELLO, &wire_hello, &h, NULL) == 0);
 }
 
 void peer_join(struct peer *p, uint32_t streams, uint32_t chunk)
 {
 	peer_hello(p, streams, chunk);
 	for (uint32_t i = 0; i < streams; i++)
-		assert_int_equal(peer_connect(p, 1 + i, PRE_DATA, i, 1), PRE_OK);
+		sim_must(peer_connect(p, 1 + i, PRE_DATA, i, 1) == PRE_OK);
 }
 
 bool peer_ended(struct peer *p, unsigned i)

@@ -4,17 +4,20 @@
 #include "transport/amst_impl.h"
 #include "transport/client_impl.h"
 #include "transport/session.h"
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define STEP_NS (200 * NS_PER_US)
 #define STEP_LEAST_NS (10 * NS_PER_US)
 #define DARK_STEP_NS (5 * NS_PER_MS) /* while nothing can arrive, or nobody waits */
+
+void sim_failed(const char *file, int line, const char *what)
+{
+	fprintf(stderr, "%s:%d: %s does not hold\n", file, line, what);
+	abort();
+}
 
 uint64_t sim_rand(struct sim *s, uint64_t n)
 {
@@ -92,11 +95,11 @@ static void check(struct sim *s)
 	const struct client *c = s->client;
 
 	if (c && c->lost_at && c->ctl_state == CTL_CONNECTING)
-		assert_int_equal(c->open_streams, 0);
+		sim_must(!c->open_streams);
 	for (uint32_t i = 0; s->server && i < s->server->cfg.sessions; i++)
 		if (s->server->counters.sessions_resumed != s->resumed && s->server->counters.sessions_now == 1 &&
 		    s->server->sessions[i].used)
-			assert_int_equal(s->server->sessions[i].live, 0);
+			sim_must(!s->server->sessions[i].live);
 	s->resumed = s->server ? s->server->counters.sessions_resumed : 0;
 }
 

@@ -66,6 +66,10 @@ uint8_t *sim_region(struct sim *s, uint32_t id, uint64_t *len);
 
 struct server_counters sim_counters(struct sim *s);
 
+/* For what fuzzers use, too: cmocka is not there. */
+#define sim_must(x) ((x) ? (void)0 : sim_failed(__FILE__, __LINE__, #x))
+void sim_failed(const char *file, int line, const char *what) __attribute__((noreturn));
+
 /* 0 … n-1 */
 uint64_t sim_rand(struct sim *s, uint64_t n);
 

@@ -370,7 +370,7 @@ static void test_peer_that_never_reads(void **state)
 	(void)state;
 	peer_hello(peer, 1, 0);
 	peer->deaf = true;
-	for (uint32_t id = 1000; id < 1060 && peer->conn[PEER_CTL].state == PEER_UP; id++)
+	for (uint32_t id = 1000; id < 1025 && peer->conn[PEER_CTL].state == PEER_UP; id++)
 		mem_fabric_faults(sim.fabric)->path[1].delay_ns = 3600 * NS_PER_S, /* its window is closed */
 			peer_send(peer, PEER_CTL, MSG_INFO, id, NULL, 0);
 	peer_run(peer, NS_PER_S);
