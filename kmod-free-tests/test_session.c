@@ -34,7 +34,7 @@ static void normal_session(void)
 	struct amst_extent x = { .len = 100000 };
 	struct amst_tx tx = { .chunk = 4096, .sum = SUM_XXH3, .passes = 1, .extents = &x, .n_extents = 1 };
 	static uint8_t src[100000];
-	struct digest128 d, here;
+	struct digest128 d = { 0 }, here;
 	struct err e = { 0 };
 
 	cfg.streams = 3;

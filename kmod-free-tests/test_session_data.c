@@ -146,7 +146,7 @@ static int end_xfer(uint64_t chunks, struct msg_xfer_result *r)
 
 static void test_transfers_that_cannot_be(void **state)
 {
-	struct msg_xfer_result r;
+	struct msg_xfer_result r = { 0 };
 
 	(void)state;
 	peer_hello(peer, 1, 0);
@@ -279,7 +279,7 @@ static void test_commits(void **state)
 		{ "none", { 0, 0, { rec(0) } }, 1, 1, false, 0 },
 		{ "chunk number beyond the pass", { 0, 1, { rec(0) } }, 1, 1, true, 1 },
 	};
-	struct be_token t;
+	struct be_token t = { 0 };
 	uint64_t bits;
 
 	(void)state;
@@ -290,7 +290,7 @@ static void test_commits(void **state)
 	peer_join(peer, 1, 4096);
 	assert_int_equal(region(1, 100000, &t), 0);
 	for (size_t i = 0; i < ARRAY_LEN(v); i++) {
-		struct msg_xfer_result r;
+		struct msg_xfer_result r = { 0 };
 		bool lives;
 
 		assert_int_equal(begin_xfer(1, XFER_PUT, 100), 0);
@@ -309,7 +309,7 @@ static void test_commits(void **state)
 
 static void test_puts_that_nobody_expects(void **state)
 {
-	struct msg_xfer_result r;
+	struct msg_xfer_result r = { 0 };
 	struct be_token t, bad;
 	uint32_t incarnation = 1;
 	uint64_t len, bits;
@@ -485,7 +485,7 @@ static void test_chunks_of_files(void **state)
 	peer_join(peer, 1, 4096);
 	assert_int_equal(open_files(2, names, 1000, NULL), 0);
 	for (size_t i = 0; i < ARRAY_LEN(v); i++) {
-		struct msg_xfer_result r;
+		struct msg_xfer_result r = { 0 };
 		struct msg_ack a;
 		struct msg_head h;
 		struct rcur c;
