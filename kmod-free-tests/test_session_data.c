@@ -310,7 +310,7 @@ static void test_commits(void **state)
 static void test_puts_that_nobody_expects(void **state)
 {
 	struct msg_xfer_result r = { 0 };
-	struct be_token t, bad;
+	struct be_token t = { 0 }, bad = { 0 };
 	uint32_t incarnation = 1;
 	uint64_t len, bits;
 	uint8_t *there;
