@@ -1,0 +1,128 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: MIT
+#
+# Inside the guest: its network, and the words that guest tests are written in. Two hosts, `a` and `b`, that are two
+# guests (eth0 of each on one wire) or one guest with two interfaces (v0 and v1, a veth pair that all traffic between
+# the two addresses crosses). Either way
+#
+#   host      a           b
+#   address   10.0.0.1    10.0.0.2
+#   device    rxe0        rxe0, or rxe1 in one guest
+#
+#   on b CMD…             runs CMD on that host: its output, its exit status
+#   bg b NAME CMD…        starts CMD there, its output to /tmp/NAME.log
+#   bg_wait b NAME        waits for its end: its exit status      bg_kill b NAME [SIGNAL]
+#   bg_log b NAME REGEX [SECONDS]   waits until its output has a line like it
+#   netdev_of a           the interface; rdma_of a  the RDMA device
+#   netem a "loss 5%"     what a sends goes through netem; `netem a` takes it off again
+
+addr_of() { if [[ $1 == a ]]; then echo 10.0.0.1; else echo 10.0.0.2; fi; }
+netdev_of() { if ((GUEST_HOSTS == 2)); then echo eth0; elif [[ $1 == a ]]; then echo v0; else echo v1; fi; }
+rdma_of() { if ((GUEST_HOSTS == 2)) || [[ $1 == a ]]; then echo rxe0; else echo rxe1; fi; }
+
+on() {
+	local host=$1 status
+	shift
+	if ((GUEST_HOSTS == 1)) || [[ $host == "$GUEST_HOST" ]]; then
+		"$@"
+		return
+	fi
+	status=$(mktemp /tmp/status.XXXXXX)
+	{
+		printf '%q ' "$@" | base64 -w 0
+		echo
+	} | socat -t 3600 - TCP:10.99.0.2:514,connect-timeout=5 |
+		awk -v f="$status" '/^@@status / { print $2 >f; next } held != "" || n { print held } { held = $0; n = 1 }
+			END { if (held != "") print held }'
+	read -r status < <(cat "$status"; rm -f "$status"; echo 255)
+	return "$status"
+}
+
+bg() {
+	local host=$1 name=$2
+	shift 2
+	# shellcheck disable=SC2016
+	on "$host" bash -c 'name=$1; shift; rm -f "/tmp/$name".*
+		setsid bash -c '\''"$@" & echo $! >"$0.pid"; wait $!; echo $? >"$0.status"'\'' "/tmp/$name" "$@" \
+			>"/tmp/$name.log" 2>&1 </dev/null &
+		while [[ ! -s /tmp/$name.pid ]]; do sleep 0.02; done' bg "$name" "$@"
+}
+bg_wait() { # host name [seconds]: 124 when it did not end
+	# shellcheck disable=SC2016
+	on "$1" bash -c 'for _ in $(seq $(($2 * 10))); do
+		[[ -s /tmp/$1.status ]] && exit "$(cat "/tmp/$1.status")"; sleep 0.1; done; exit 124' bg "$2" "${3:-60}"
+}
+bg_kill() { # host name [signal]
+	# shellcheck disable=SC2016
+	on "$1" bash -c 'kill "-$2" "$(cat "/tmp/$1.pid")" 2>/dev/null; true' bg "$2" "${3:-TERM}"
+}
+bg_log() { # host name regex [seconds]
+	# shellcheck disable=SC2016
+	on "$1" bash -c 'for _ in $(seq $(($3 * 10))); do grep -qE "$2" "/tmp/$1.log" && exit 0
+		[[ ! -s /tmp/$1.status ]] || break; sleep 0.1; done; grep -qE "$2" "/tmp/$1.log"' bg "$2" "$3" "${4:-30}"
+}
+
+netem() { # host [settings]
+	local dev
+	dev=$(netdev_of "$1")
+	on "$1" tc qdisc del dev "$dev" root 2>/dev/null
+	# shellcheck disable=SC2086
+	[[ -z ${2:-} ]] || on "$1" tc qdisc add dev "$dev" root netem limit 100000 $2
+}
+
+# ---- set-up, called by init --------------------------------------------------------------------
+
+# Both addresses are this host's own: without this, packets between them would never see the veth pair.
+route_over_veth() {
+	local rule
+	sysctl -q -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.{default,v0,v1}.rp_filter=0 \
+		net.ipv4.conf.{all,v0,v1}.accept_local=1 net.ipv4.conf.{all,v0,v1}.arp_ignore=1
+	ip rule add pref 1 iif v0 lookup local
+	ip rule add pref 1 iif v1 lookup local
+	ip route add 10.0.0.2 dev v0 src 10.0.0.1 table 10
+	ip route add 10.0.0.1 dev v1 src 10.0.0.2 table 11
+	ip rule add pref 2 from 10.0.0.1 to 10.0.0.2 lookup 10
+	ip rule add pref 2 from 10.0.0.2 to 10.0.0.1 lookup 11
+	# A socket that is not bound yet takes the other host's view.
+	ip rule add pref 3 to 10.0.0.2 lookup 10
+	ip rule add pref 100 lookup local
+	ip rule del pref 0
+}
+
+guest_net() {
+	local i=1 mac m
+	ip link set lo up || return
+	[[ $GUEST_NET != none ]] || return 0
+	if ((GUEST_HOSTS == 1)); then
+		modprobe veth || return
+		ip link add v0 type veth peer name v1 || return
+		ip addr add 10.0.0.1/24 dev v0
+		ip addr add 10.0.0.2/24 dev v1
+		ip link set v0 up && ip link set v1 up || return
+		route_over_veth || return
+	else
+		[[ $GUEST_HOST == a ]] || i=2
+		for mac in /sys/class/net/*/address; do
+			m=$(cat "$mac")
+			mac=${mac%/address}
+			case $m in
+			52:54:00:00:00:*) ip link set "${mac##*/}" name data ;;
+			52:54:00:00:01:*) ip link set "${mac##*/}" name mgmt0 ;;
+			esac
+		done
+		ip link set data name eth0 || return
+		ip addr add 10.0.0.$i/24 dev eth0
+		ip addr add 10.99.0.$i/24 dev mgmt0
+		ip link set eth0 up && ip link set mgmt0 up || return
+	fi
+	[[ $GUEST_NET == rdma ]] || return 0
+	for m in crc32_generic rdma_rxe rdma_ucm; do
+		modprobe "$m" || return
+	done
+	rdma link add rxe0 type rxe netdev "$(netdev_of a)" || return
+	((GUEST_HOSTS == 2)) || rdma link add rxe1 type rxe netdev v1 || return
+	for _ in $(seq 100); do
+		[[ ! -e /dev/infiniband/rdma_cm ]] || break
+		sleep 0.05
+	done
+}
