@@ -13,7 +13,7 @@ out=${1:-build/guest}
 
 programs=(bash busybox ip tc ss rdma ethtool socat iperf3 strace
 	rping ucmatose ibv_devinfo ibv_devices ibv_rc_pingpong
-	ib_write_bw ib_write_lat ib_send_bw ib_send_lat)
+	ib_write_bw ib_write_lat ib_send_bw ib_send_lat setpriv)
 optional=(ethtool strace)
 packages=(bash busybox-static iproute2 rdma-core perftest ibverbs-providers ibverbs-utils rdmacm-utils iperf3 valgrind
 	libc6-dbg libc6 socat libibverbs1 librdmacm1)

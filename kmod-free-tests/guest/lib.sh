@@ -136,3 +136,99 @@ guest_net() {
 	echo "/dev/infiniband/rdma_cm is not there"
 	return 1
 }
+
+# ---- between tests -----------------------------------------------------------------------------
+
+each_host() {
+	"$@" a
+	((GUEST_HOSTS == 1)) || "$@" b
+}
+
+# What user space still has of RDMA objects; the kernel's own have no process.
+rdma_left_on() {
+	# shellcheck disable=SC2016
+	on "$1" bash -c 'for o in ctx qp cq mr; do rdma resource show $o; done 2>/dev/null | grep " pid [0-9]"' |
+		sed "s/^/left behind on $1: /"
+}
+nothing_left() { # log
+	local _
+	[[ $GUEST_NET == rdma ]] || return 0
+	# A queue pair goes when its last packet has gone.
+	for _ in 1 2 3 4 5 6 7 8 9 10; do
+		each_host rdma_left_on >"$1" 2>&1
+		[[ -s $1 ]] || return 0
+		sleep 0.3
+	done
+	return 1
+}
+
+show_logs() {
+	# shellcheck disable=SC2016
+	on "$1" bash -c 'for f in /tmp/*.pid; do [[ ! -e $f ]] || { f=${f%.pid}; echo "-- ${f##*/} on $0:"; tail -n 20 "$f.log"; }; done' "$1"
+}
+tidy_up() {
+	each_host tidy_host
+}
+tidy_host() {
+	local devs=eth0
+	((GUEST_HOSTS == 2)) || devs="v0 v1"
+	# shellcheck disable=SC2016
+	on "$1" bash -c 'shopt -s nullglob
+		for f in /tmp/*.pid; do read -r p <$f && kill -9 $p; done
+		killall -9 dwcp
+		rm -rf /tmp/*.pid /tmp/*.status /tmp/store
+		for d in "$@"; do
+			tc qdisc del dev $d root
+			ip link set $d up mtu 1500
+		done' tidy $devs >/dev/null 2>&1
+}
+
+# ---- words for the tests about dwcp ------------------------------------------------------------
+
+skip() {
+	echo "$*"
+	exit 77
+}
+fail() {
+	echo "$*"
+	exit 1
+}
+
+serve() { # host [options]: a server with an empty /tmp/store, named `server`; its address is the host's
+	local host=$1
+	shift
+	on "$host" mkdir -p /tmp/store
+	bg "$host" server dwcp serve -v --listen "$(addr_of "$host"):7411" --store /tmp/store "$@"
+	bg_log "$host" server 'listening on' 30 || {
+		on "$host" cat /tmp/server.log
+		fail "the server did not start"
+	}
+}
+served() { # host: ends the server and sees that it ends well
+	bg_kill "$1" server
+	bg_wait "$1" server 20 || {
+		local rc=$?
+		on "$1" cat /tmp/server.log
+		fail "the server ended with status $rc"
+	}
+}
+# The file is on both hosts the same.
+same_file() { # file host
+	local here there
+	here=$(sha256sum <"$1")
+	there=$(on "$2" bash -c 'sha256sum <"$1"' x "/tmp/store/${1##*/}")
+	[[ -n $there && $here == "$there" ]] || fail "${1##*/} is not the same on $2: $here, $there"
+}
+random_file() { # file kilobytes
+	dd if=/dev/urandom of="$1" bs=1024 count="$2" 2>/dev/null
+}
+# Runs a command that must fail: with this status, with one line like the regex, within the seconds.
+refused() { # seconds regex CMD…
+	local limit=$1 regex=$2 rc began=$SECONDS
+	shift 2
+	timeout -k 2 "$limit" "$@" >refused.log 2>&1
+	rc=$?
+	cat refused.log
+	((rc == 1 || rc == 2)) || fail "status $rc after $((SECONDS - began)) s"
+	grep -qE "$regex" refused.log || fail "no line like: $regex"
+}
