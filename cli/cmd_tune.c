@@ -71,10 +71,11 @@ static const struct opt rows[] = {
 	{ .name = "limit",
 	  .type = OPT_TIME,
 	  .offset = FIELD(limit_ns),
-	  .def = "2m",
+	  .def = "auto",
 	  .min = 1 * NS_PER_S,
 	  .max = 24 * 3600 * NS_PER_S,
-	  .help = "time of all probes together; then the best so far is it. Not with --exhaustive" },
+	  .auto_ok = true,
+	  .help = "time of all probes together; then the best so far is it. auto: a fifth of what --exhaustive would take" },
 };
 
 /* What is told is taken; what is not is tried: the kernel's own choice and BBR. */
@@ -114,8 +115,8 @@ static void begin(struct tune_run *r, const struct transfer_opts *o)
 		.n_cc = r->n_cc,
 		.probe_least_ns = 500 * NS_PER_MS,
 		.probe_most_ns = r->opts->probe_ns,
-		.limit_ns = r->opts->exhaustive ? 0 : r->opts->limit_ns,
-		.apart = 0.03,
+		.limit_ns = r->opts->limit_ns,
+		.apart = 0.02,
 		.all = r->opts->exhaustive,
 	};
 	static const uint32_t chunks[] = { 256u << 10, 64u << 10, TRANSFER_STAGED_MAX };

@@ -8,12 +8,13 @@
 #define SLICE_MOST (10 * NS_PER_S) /* a longer stretch is a clock that jumped, or a machine that slept */
 #define RATE_MOST 1e13             /* bytes per second: nothing carries that */
 #define WAIT_MOST (5 * NS_PER_S)   /* for streams to come up or go; then what is there is measured */
-#define BATCHES_LEAST 5            /* of what is left after the start is cut off */
-#define SIGMAS 2.0                 /* that two rates must differ by */
+#define BATCHES_LEAST 8            /* of what is left after the start is cut off */
+#define SIGMAS 1.0                 /* that two rates must differ by */
 #define CHANGED 0.25               /* a rate that is off by so much when it is taken again: another link */
 #define HOLD_LEAST (20 * NS_PER_S) /* between two searches in a transfer */
 #define OFF_LEAST (3 * NS_PER_S)   /* that the rate must be off before another one */
 #define FAR 8
+#define TRIPS 25 /* round trips that a probe may always take: windows grow by them */
 
 /* ---- the meter --------------------------------------------------------------------------------- */
 
@@ -73,14 +74,27 @@ static double variance_of(const double *v, unsigned n, double mean)
 	return n > 1 ? sum / (n - 1) : 0;
 }
 
-/* Lag-1 autocorrelation: what one batch has in common with the next. */
+/* Lag-1 autocorrelation: what one batch has in common with the next. Few values hide some of it (Marriott and Pope,
+ * Biometrika 41, 1954). */
 static double correlation_of(const double *v, unsigned n, double mean, double variance)
 {
-	double sum = 0;
+	double sum = 0, r;
 
 	for (unsigned i = 0; i + 1 < n; i++)
 		sum += (v[i] - mean) * (v[i + 1] - mean);
-	return variance > 0 && n > 2 ? sum / (n - 1) / variance : 0;
+	r = variance > 0 && n > 2 ? sum / (n - 1) / variance : 0;
+	return fmin(fmax(r + (1 + 3 * r) / n, 0), 0.8);
+}
+
+/* Mann and Kendall: more later values above earlier ones than chance, and correlation r, would bring about. */
+static bool rising(const double *v, unsigned n, double r)
+{
+	double s = 0, deviation = sqrt(n * (n - 1.0) * (2.0 * n + 5) / 18 * (1 + r) / (1 - r));
+
+	for (unsigned i = 0; i < n; i++)
+		for (unsigned k = i + 1; k < n; k++)
+			s += (v[k] > v[i]) - (v[k] < v[i]);
+	return s > 2 * deviation;
 }
 
 /* Where the start ends: the cut that leaves the least standard error, in the first half. */
@@ -114,7 +128,7 @@ static unsigned make_batches(const struct tune_meter *m, double *out)
 
 static struct estimate estimate_of(const struct tune_meter *m)
 {
-	double b[TUNE_SLICES], half, variance, r;
+	double b[TUNE_SLICES], variance, r;
 	unsigned n = make_batches(m, b), cut = mser(b, n), left = n - cut;
 	struct estimate e = { .error = INFINITY };
 
@@ -124,11 +138,10 @@ static struct estimate estimate_of(const struct tune_meter *m)
 	}
 	e.rate = mean_of(b + cut, left);
 	variance = variance_of(b + cut, left, e.rate);
-	r = fmin(fmax(correlation_of(b + cut, left, e.rate, variance), 0), 0.8);
-	e.error = sqrt(variance / left * (1 + r) / (1 - r));
-	/* Still rising: the second half is above the first by more than the halves' own errors allow. */
-	half = mean_of(b + n - left / 2, left / 2) - mean_of(b + cut, left - left / 2);
-	e.settled = left >= BATCHES_LEAST && cut < n / 2 && half <= fmax(2.5 * e.error, 0.02 * e.rate);
+	r = correlation_of(b + cut, left, e.rate, variance);
+	/* Few values do not know their own spread: about what Student's t adds. */
+	e.error = sqrt(variance / left * (1 + r) / (1 - r)) * (1 + 1.5 / left);
+	e.settled = left >= BATCHES_LEAST && cut < n / 2 && !rising(b + cut, left, r);
 	return e;
 }
 
@@ -152,12 +165,6 @@ bool tune_better(const struct tune *t, const struct tune_tried *a, const struct 
 	double error = hypot(a->error, b->error);
 
 	return a->rate > b->rate * (1 + t->cfg.apart) && a->rate - b->rate > SIGMAS * error;
-}
-
-/* As good as: less by no more than what is no difference. */
-static bool holds_up(const struct tune *t, const struct tune_tried *a, const struct tune_tried *b)
-{
-	return a->rate >= b->rate * (1 - t->cfg.apart);
 }
 
 static struct tune_tried *best_of(struct tune *t)
@@ -207,6 +214,26 @@ static struct tune_tried measured(const struct tune *t)
 	};
 }
 
+/* A sweep's probes are as long as that; a search's, of which there are fewer than a fifth, shorter than that. */
+static uint64_t probe_most_of(const struct tune *t)
+{
+	uint64_t most = max_u64(t->cfg.probe_most_ns, TRIPS * t->rtt_ns);
+
+	return t->cfg.all ? most : most / 10 * 7;
+}
+
+/* A fifth of what a sweep would take, or what was told. */
+static uint64_t limit_of(const struct tune *t)
+{
+	uint64_t points = (uint64_t)t->cfg.n_chunks * t->cfg.n_cc;
+
+	for (uint64_t n = 1; n < t->cfg.streams_most; n *= 2)
+		points += (uint64_t)t->cfg.n_chunks * t->cfg.n_cc;
+	if (t->cfg.limit_ns)
+		return t->cfg.limit_ns;
+	return t->cfg.all || t->cfg.live ? UINT64_MAX : points * max_u64(t->cfg.probe_most_ns, TRIPS * t->rtt_ns) / 5;
+}
+
 /* ---- the search: each function looks at what was just measured and names the next point --------- */
 
 static enum tune_say over(struct tune *t)
@@ -230,26 +257,12 @@ static enum tune_say probe(struct tune *t, struct tune_point p)
 	return moves ? TUNE_MOVE : TUNE_STAY;
 }
 
-static enum tune_say next_chunk(struct tune *t)
-{
-	struct tune_point p = best_of(t)->p;
-
-	t->phase = TUNE_CHUNKS;
-	if (t->cfg.live || ++t->step >= t->cfg.n_chunks) {
-		t->phase = TUNE_CONFIRM;
-		t->step = 0;
-		return t->cfg.live ? over(t) : probe(t, best_of(t)->p);
-	}
-	p.chunk = t->cfg.chunk[t->step];
-	return probe(t, p);
-}
-
 static enum tune_say next_other(struct tune *t)
 {
 	struct tune_point p = best_of(t)->p;
 
 	t->phase = TUNE_OTHERS;
-	t->far = false;
+	t->far = 0;
 	for (uint32_t cc = 0; cc < t->cfg.n_cc; cc++) {
 		if (t->searched_cc[cc])
 			continue;
@@ -257,6 +270,28 @@ static enum tune_say next_other(struct tune *t)
 		p.cc = cc;
 		return probe(t, p);
 	}
+	t->phase = TUNE_CONFIRM;
+	t->step = 0;
+	return probe(t, best_of(t)->p);
+}
+
+static enum tune_say next_chunk(struct tune *t)
+{
+	struct tune_point p = best_of(t)->p;
+
+	t->phase = TUNE_CHUNKS;
+	while (++t->step < t->cfg.n_chunks) {
+		p.chunk = t->cfg.chunk[t->step];
+		if (!find(t, &p))
+			return probe(t, p);
+	}
+	return next_other(t);
+}
+
+static enum tune_say after_streams(struct tune *t)
+{
+	if (t->cfg.live)
+		return over(t);
 	t->step = 0;
 	return next_chunk(t);
 }
@@ -268,7 +303,7 @@ static enum tune_say next_down(struct tune *t)
 	t->phase = TUNE_DOWN;
 	p.streams = best_of(t)->p.streams / 2;
 	if (!p.streams || find(t, &p))
-		return next_other(t);
+		return after_streams(t);
 	return probe(t, p);
 }
 
@@ -317,8 +352,9 @@ static enum tune_say after_up(struct tune *t, struct tune_tried *got)
 
 static enum tune_say after_down(struct tune *t, struct tune_tried *got)
 {
-	if (got->rate < peak_of(t) * (1 - t->cfg.apart) || !holds_up(t, got, best_of(t)))
-		return next_other(t);
+	/* Fewer streams are worth something, but errors add up: half of what is no difference. */
+	if (got->rate < peak_of(t) * (1 - t->cfg.apart / 2))
+		return after_streams(t);
 	t->best = (unsigned)(got - t->tried);
 	return next_down(t);
 }
@@ -333,9 +369,11 @@ static enum tune_say after_other(struct tune *t, struct tune_tried *got)
 		return climb(t);
 	}
 	p.streams = (uint32_t)min_u64((uint64_t)p.streams * FAR, t->cfg.streams_most);
-	if (t->far || p.streams == got->p.streams || find(t, &p))
+	/* …and another, while it comes nearer by leaps. */
+	if (p.streams == got->p.streams || find(t, &p) ||
+	    (t->far > 0 && (got->rate < 1.5 * t->far || got->rate < best_of(t)->rate / 3)))
 		return next_other(t);
-	t->far = true;
+	t->far = got->rate;
 	return probe(t, p);
 }
 
@@ -363,8 +401,8 @@ static struct tune_tried *rival(struct tune *t)
 
 static enum tune_say again(struct tune *t)
 {
-	t->restarts++;
 	t->changed = true;
+	t->restarts++;
 	t->n_tried = t->best = t->step = 0;
 	memset(t->searched_cc, 0, sizeof t->searched_cc);
 	t->phase = TUNE_FIRST;
@@ -375,8 +413,6 @@ static enum tune_say after_confirm(struct tune *t, struct tune_tried *got)
 {
 	struct tune_tried *r;
 
-	if (t->step == 0 && got->rate < (1 - CHANGED) * peak_of(t) && !t->restarts)
-		return again(t);
 	/* With what is known now, which of those that are equal has the fewest streams is not asked again: it was found so. */
 	if (got != best_of(t) && tune_better(t, got, best_of(t)))
 		t->best = (unsigned)(got - t->tried);
@@ -449,14 +485,14 @@ static bool told_apart(const struct tune *t, const struct estimate *e)
 static bool probe_over(const struct tune *t)
 {
 	const struct tune_meter *m = &t->meter;
+	uint64_t most = probe_most_of(t);
 	struct estimate e;
 
-	if (m->ns >= t->cfg.probe_most_ns)
-		return true;
-	if (t->cfg.all || m->ns < max_u64(t->cfg.probe_least_ns, 10 * m->rtt_ns))
+	if (m->ns < (t->cfg.all ? most : max_u64(t->cfg.probe_least_ns, 10 * m->rtt_ns)))
 		return false;
 	e = estimate_of(m);
-	return e.settled && told_apart(t, &e);
+	/* What still rises at the end is given half as long again. */
+	return m->ns >= (e.settled ? most : most + most / 2) || (e.settled && told_apart(t, &e));
 }
 
 static enum tune_say take(struct tune *t)
@@ -464,12 +500,16 @@ static enum tune_say take(struct tune *t)
 	struct tune_tried now = measured(t), *old = find(t, &t->at);
 
 	if (old) {
-		double first = old->rate;
+		double first = old->rate, error = hypot(old->error, now.error);
 
 		merge(old, &now);
-		/* The second look at the best decides whether it is still the same link. */
-		if (t->phase == TUNE_CONFIRM && t->step == 0 && now.rate < (1 - CHANGED) * first && !t->restarts)
-			return again(t);
+		/* The second look at the best decides whether it is still the same link; half of the time must be left. */
+		if (t->phase == TUNE_CONFIRM && t->step == 0 && now.rate < (1 - CHANGED) * first &&
+		    first - now.rate > 3 * error && !t->restarts) {
+			if (t->spent_ns < limit_of(t) / 2)
+				return again(t);
+			t->changed = true;
+		}
 	} else if (t->n_tried == TUNE_TRIED_MAX) {
 		return over(t);
 	} else {
@@ -532,7 +572,8 @@ enum tune_say tune_look(struct tune *t, const struct pilot_seen *s)
 	if (!credible(s) || s->starved)
 		return TUNE_STAY;
 	t->spent_ns += s->ns;
-	if (t->cfg.limit_ns && t->spent_ns >= t->cfg.limit_ns && !t->cfg.live) {
+	t->rtt_ns = max_u64(t->rtt_ns, s->rtt_least_ns);
+	if (t->spent_ns >= limit_of(t)) {
 		t->out_of_time = true;
 		if (!t->n_tried && t->meter.n)
 			t->tried[t->n_tried++] = measured(t);

@@ -37,8 +37,8 @@ struct tune_config {
 	uint32_t streams_first, streams_most;
 	uint32_t chunk[TUNE_CHUNKS_MAX]; /* [0]: the one to begin with */
 	unsigned n_chunks, n_cc;
-	uint64_t probe_least_ns, probe_most_ns; /* of one probe */
-	uint64_t limit_ns;                      /* of all of them; 0: none */
+	uint64_t probe_least_ns, probe_most_ns; /* of one probe; on long paths up to 25 round trips */
+	uint64_t limit_ns;                      /* of all of them; 0: a fifth of what a sweep would take */
 	double apart;                           /* share below which a difference is none: 0.03 */
 	bool all;                               /* no search: every point, each for probe_most_ns */
 	bool live; /* inside a transfer that is worth more than the answer: streams only, and it goes on watching */
@@ -76,10 +76,10 @@ struct tune {
 	struct tune_point at; /* in force */
 	unsigned best;        /* index in tried: the point to beat */
 	unsigned step, misses;
-	bool far; /* the other congestion control was seen with more streams */
+	double far; /* rate of the other congestion control with fewer streams; 0: this is the first look at it */
 	bool searched_cc[TUNE_CC_MAX];
 	struct tune_meter meter;
-	uint64_t spent_ns;
+	uint64_t spent_ns, rtt_ns; /* rtt: longest of the least */
 	unsigned restarts;
 	bool out_of_time;
 	bool changed; /* the link is not what it was when the search began: it was done again, once */
