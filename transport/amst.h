@@ -185,7 +185,7 @@ int amst_retire(struct amst *a, uint32_t stream);
  * path cannot meet is left out there: amst_path says what it does. -EAGAIN as above, -ENOTSUP: the backend cannot. */
 int amst_steer(struct amst *a, const struct be_steer *how);
 /* Bytes that all streams together may have under way; 0: each worker's own rule. Takes effect within 10 ms of
- * acknowledgements, and never stops the last two chunks of a worker. */
+ * acknowledgements, and never stops the last two chunks of a worker, on a long path of a stream. */
 void amst_window(struct amst *a, uint64_t bytes);
 /* The peer's end of a DOWN stream is known to be down too: chunks that were under way on it may be
  * sent again by others. Until then they wait, so that an old copy can never be placed after a new one. */

@@ -270,9 +270,12 @@ static int tx_post(struct worker *w, struct wstream *s, struct amst_tx *tx, cons
 	return ops->put(w->be, s->h, &p, 1);
 }
 
+/* On a long path every stream is to have something under way: what one of them waits for is a round trip, or a loss. */
 static bool window_full(const struct worker *w, const struct amst_tx *tx)
 {
-	return w->inflight >= max_u64(w->window, 2ull * tx->chunk);
+	uint64_t each = w->rtt_ns > TX_LONG ? w->n_sending : 1;
+
+	return w->inflight >= max_u64(w->window, 2 * max_u64(each, 1) * tx->chunk);
 }
 
 static bool tx_room(const struct worker *w, const struct wstream *s, const struct amst_tx *tx)
@@ -442,7 +445,8 @@ static void tx_look(struct worker *w, struct wstream *s, uint64_t now)
 	struct be_info info;
 	uint64_t rate, most;
 
-	if (now - w->look_at < TX_LOOK)
+	/* Over a round trip at least: a rate of less than that is one of bursts. */
+	if (now - w->look_at < max_u64(TX_LOOK, w->rtt_ns))
 		return;
 	rate = (uint64_t)((double)(w->acked_bytes - w->look_bytes) * 1e9 / (double)(now - w->look_at));
 	w->look_at = now;

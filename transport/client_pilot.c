@@ -153,7 +153,7 @@ static void size_buffers(struct client *c, const struct view *v)
 	struct sight *s = &c->sight;
 	uint64_t most = BUFFERS_MOST / max_u64(c->wanted, 1), want = min_u64(4 * v->cwnd, most);
 
-	if (!c->cfg.sizes_buffers || 4 * v->cwnd <= BUFFER_AUTO || want < s->buffer + s->buffer / 2)
+	if (!c->cfg.sizes_buffers || 2 * v->cwnd <= BUFFER_AUTO || want < s->buffer + s->buffer / 2)
 		return;
 	s->buffer = want;
 	client_steer(c, &(struct be_steer){ .send_buffer = want });

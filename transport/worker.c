@@ -226,12 +226,16 @@ static void run_cmd(struct worker *w, const struct wcmd *c)
 
 static void on_connected(struct worker *w, struct wstream *s)
 {
+	struct be_info info = { 0 };
+
 	if (s->failing)
 		return;
 	s->up = true;
 	w->n_sending += sending(s);
 	if (ops_of(w)->steer)
 		ops_of(w)->steer(w->be, s->h, &w->steer);
+	look_at_path(w, s, &info);
+	w->rtt_ns = info.rtt_least_ns; /* how long the path is matters from the first chunk on */
 	metric_add(&w->counters.streams_up, 1);
 	worker_event(w,
 		     &(struct amst_event){ .type = AMST_STREAM_UP, .stream = s->index, .incarnation = s->incarnation });
