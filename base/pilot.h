@@ -23,7 +23,7 @@ struct pilot_seen {
 	uint64_t ns;           /* its length, never 0 */
 	uint64_t bytes;        /* payload that the peer confirmed in it */
 	uint64_t rtt_ns;       /* smoothed round trip, median over the streams that are up */
-	uint64_t rtt_least_ns; /* without queues: least of the streams' least */
+	uint64_t rtt_least_ns; /* without queues: median of the streams' least */
 	uint64_t segments;     /* sent in it… */
 	uint64_t lost;         /* …and how many of them did not arrive */
 	uint64_t queue;        /* bytes handed to the network and not confirmed, at its end */

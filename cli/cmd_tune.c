@@ -145,8 +145,11 @@ static int report(const struct tune_run *r, int rc, const char *json, const stru
 	int status = rc < 0 ? transfer_fail(usage.name, why) : CMD_OK;
 	struct err e = { 0 };
 
-	if (!tune_best(&r->tune))
-		return status;
+	if (!tune_best(&r->tune)) {
+		if (rc >= 0)
+			err_set(&e, -ENODATA, "nothing moved to %s within --limit: raise it", r->transfer->target);
+		return rc < 0 ? status : cmd_fail(usage.name, &e);
+	}
 	warn(r);
 	if (strcmp(json, "-"))
 		tune_print(r);

@@ -30,9 +30,12 @@ struct tune_link tune_link_of(const struct tune_run *r)
 
 	if (!best)
 		return l;
+	/* What a probe lost may be its own doing; what all of them lost is the link's. */
 	l.loss = best->loss;
-	for (unsigned i = 0; i < r->tune.n_tried; i++)
+	for (unsigned i = 0; i < r->tune.n_tried; i++) {
 		l.mbps = fmax(l.mbps, mbps(r->tune.tried[i].rate));
+		l.loss = fmin(l.loss, r->tune.tried[i].loss);
+	}
 	seen.bps = l.mbps * 1e6;
 	seen.loss = l.loss;
 	l.mode = mode_vote(&mode_documented, MODE_AUTO, &seen);

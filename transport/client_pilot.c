@@ -21,16 +21,16 @@
 /* What the streams that are up have in common. */
 struct view {
 	unsigned up, starved;
-	double rtt[WIRE_STREAMS_MAX];
-	uint64_t rtt_least_ns, path_rate, cwnd;
+	double rtt[WIRE_STREAMS_MAX], least[WIRE_STREAMS_MAX]; /* ns; afterwards [0] is the median */
+	uint64_t path_rate, cwnd;
 };
 
 static void view_paths(const struct client *c, struct view *v)
 {
-	unsigned n = 0;
+	unsigned n = 0, m = 0;
 
 	v->up = v->starved = 0;
-	v->rtt_least_ns = v->path_rate = v->cwnd = 0;
+	v->path_rate = v->cwnd = 0;
 	for (uint32_t i = 0; i < c->cfg.streams; i++) {
 		const struct amst_path *p = amst_path(c->amst, i);
 
@@ -42,10 +42,12 @@ static void view_paths(const struct client *c, struct view *v)
 		v->cwnd = max_u64(v->cwnd, p->info.cwnd_bytes);
 		if (p->info.rtt_ns)
 			v->rtt[n++] = (double)p->info.rtt_ns;
-		if (p->info.rtt_least_ns && (!v->rtt_least_ns || p->info.rtt_least_ns < v->rtt_least_ns))
-			v->rtt_least_ns = p->info.rtt_least_ns;
+		if (p->info.rtt_least_ns)
+			v->least[m++] = (double)p->info.rtt_least_ns;
 	}
+	/* One stream that TCP was wrong about does not speak for the path. */
 	v->rtt[0] = n ? stats_median(v->rtt, n) : 0;
+	v->least[0] = m ? stats_median(v->least, m) : 0;
 }
 
 static uint64_t since(uint64_t later, uint64_t earlier)
@@ -71,7 +73,7 @@ static bool look(struct client *c, const struct view *v, struct pilot_seen *out)
 		.ns = ns,
 		.bytes = since(s->bytes_now, s->bytes),
 		.rtt_ns = (uint64_t)v->rtt[0],
-		.rtt_least_ns = v->rtt_least_ns,
+		.rtt_least_ns = (uint64_t)v->least[0],
 		.segments = since(segments, s->segments),
 		.lost = since(lost, s->lost),
 		.queue = since(ac.bytes_sent - s->sent, s->bytes_now),

@@ -14,7 +14,8 @@
 #define HOLD_LEAST (20 * NS_PER_S) /* between two searches in a transfer */
 #define OFF_LEAST (3 * NS_PER_S)   /* that the rate must be off before another one */
 #define FAR 8
-#define TRIPS 25 /* round trips that a probe may always take: windows grow by them */
+#define LEAST_PROBES 6 /* that there is time for, however few points there are */
+#define TRIPS 25       /* round trips that a probe may always take: windows grow by them */
 
 /* ---- the meter --------------------------------------------------------------------------------- */
 
@@ -231,7 +232,9 @@ static uint64_t limit_of(const struct tune *t)
 		points += (uint64_t)t->cfg.n_chunks * t->cfg.n_cc;
 	if (t->cfg.limit_ns)
 		return t->cfg.limit_ns;
-	return t->cfg.all || t->cfg.live ? UINT64_MAX : points * max_u64(t->cfg.probe_most_ns, TRIPS * t->rtt_ns) / 5;
+	if (t->cfg.all || t->cfg.live)
+		return UINT64_MAX;
+	return max_u64(points / 5, LEAST_PROBES) * max_u64(t->cfg.probe_most_ns, TRIPS * t->rtt_ns);
 }
 
 /* ---- the search: each function looks at what was just measured and names the next point --------- */
