@@ -330,6 +330,7 @@ static void serve_all(struct emulator *m)
 		if (fds[0].revents && !serve(m))
 			return;
 	}
+	close(m->control); /* the name is free from now on */
 	tear_down(m);
 }
 
@@ -370,10 +371,24 @@ static int hear_hello(int fd, struct hello *h, struct err *e)
 	return h->rc < 0 ? h->rc : 0;
 }
 
+/* What cannot be is said before there is a process. */
+static int check(const char *name, const struct link_settings *s, struct err *e)
+{
+	struct link_params params[2];
+	struct link_trace *traces[2];
+	int rc = linkemu_name_check(name, e);
+
+	if (rc >= 0)
+		rc = link_settings_params(s, params, traces, e);
+	for (int d = 0; rc >= 0 && d < 2; d++)
+		link_trace_free(traces[d]);
+	return rc;
+}
+
 int linkemu_up(const char *name, const struct link_settings *s, int *owner, struct err *e)
 {
 	struct hello h = { 0 };
-	int hello[2], own[2] = { -1, -1 }, rc = linkemu_name_check(name, e);
+	int hello[2], own[2] = { -1, -1 }, rc = check(name, s, e);
 	pid_t pid;
 
 	if (rc < 0)

@@ -20,7 +20,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define DEVICE_QUEUE 2000 /* frames between a host's stack and us, who read them at once */
+#define DEVICE_QUEUE 10000 /* frames between a host's stack and us, who read them at once if we are let */
 #define END_WAIT_MS 2000
 #define END_ASK_MS 500
 #define END_STEP_MS 20

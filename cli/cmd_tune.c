@@ -107,10 +107,11 @@ static void choose_congestion(struct tune_run *r, struct transfer_opts *o)
 
 static void begin(struct tune_run *r, const struct transfer_opts *o)
 {
+	static const uint32_t chunks[] = { 256u << 10, 64u << 10, TRANSFER_STAGED_MAX };
 	struct tune_config cfg = {
 		.streams_first = (uint32_t)min_u64(o->streams ? o->streams : TRANSFER_STREAMS, r->opts->streams_most),
 		.streams_most = r->opts->streams_most,
-		.chunk = { (uint32_t)o->chunk },
+		.chunk = { o->chunk ? (uint32_t)o->chunk : chunks[0] },
 		.n_chunks = 1,
 		.n_cc = r->n_cc,
 		.probe_least_ns = 500 * NS_PER_MS,
@@ -119,8 +120,6 @@ static void begin(struct tune_run *r, const struct transfer_opts *o)
 		.apart = 0.02,
 		.all = r->opts->exhaustive,
 	};
-	static const uint32_t chunks[] = { 256u << 10, 64u << 10, TRANSFER_STAGED_MAX };
-
 	for (size_t i = 0; i < ARRAY_LEN(chunks); i++)
 		if (chunks[i] != cfg.chunk[0])
 			cfg.chunk[cfg.n_chunks++] = chunks[i];
