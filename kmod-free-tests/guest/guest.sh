@@ -14,6 +14,7 @@
 #   --with FILE[:NAME]   another file, to /job/NAME; programs bring the shared objects they are linked with
 #   --env NAME=VALUE
 #   --log FILE       the kernels' messages; otherwise shown only where a guest fails to start
+#   --append WORDS   more for the kernel's command line
 #
 # Inside: `dwcp` and all that was built beside it in PATH (/dwcp), lib.sh's words (on b …, bg, netem, …) in every script,
 # perftest, iperf3, ip, tc, rdma, valgrind, strace, busybox. $GUEST_HOST, $GUEST_HOSTS say where one is. Exit status 77,
@@ -24,9 +25,9 @@ cd "$(dirname "$0")/../.." || exit 1
 here=kmod-free-tests/guest
 : "${B:=build/gcc}"
 
-hosts=1 net=rdma limit=120 memory=1024 cpus='' log='' tests=() with=() vars=()
+append= hosts=1 net=rdma limit=120 memory=1024 cpus='' log='' tests=() with=() vars=()
 usage() {
-	sed -n '5,16s/^# \{0,1\}//p' "$here/guest.sh" >&2
+	sed -n '5,17s/^# \{0,1\}//p' "$here/guest.sh" >&2
 	exit 2
 }
 while (($#)); do
@@ -35,7 +36,7 @@ while (($#)); do
 		shift
 		break
 		;;
-	--hosts | --net | --time | --memory | --cpus | --test | --with | --env | --log)
+	--hosts | --net | --time | --memory | --cpus | --test | --with | --env | --log | --append)
 		(($# > 1)) || usage
 		case $1 in
 		--hosts) hosts=$2 ;;
@@ -47,6 +48,7 @@ while (($#)); do
 		--with) with+=("$2") ;;
 		--env) vars+=("$2") ;;
 		--log) log=$2 ;;
+		--append) append=$2 ;;
 		esac
 		shift
 		;;
@@ -71,10 +73,10 @@ command -v qemu-system-x86_64 >/dev/null || {
 "$here/image.sh" build/guest || exit
 . "$here/image_lib.sh"
 
-accel=(-accel tcg,thread=multi -cpu max)
+accel=(-accel 'tcg,thread=multi' -cpu max)
 # /dev/kvm without either flag is there in some virtual machines and starts no guest.
 if grep -qE '^flags.* (vmx|svm)( |$)' /proc/cpuinfo && [[ -w /dev/kvm ]]; then
-	accel=(-accel kvm -accel tcg,thread=multi -cpu max)
+	accel=(-accel kvm -accel 'tcg,thread=multi' -cpu max)
 fi
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/dwcp-guest.XXXXXX")
@@ -162,9 +164,9 @@ boot() { # host
 	cat "$work/$h.err" >&2 &
 	pids+=($!)
 	timeout -k 2 "$limit" qemu-system-x86_64 "${accel[@]}" -M pc -smp "$cpus" -m "$memory" -nodefaults -display none \
-		-no-reboot -no-user-config -kernel build/guest/vmlinuz -initrd "$work/initrd" \
-		-append "console=ttyS0 quiet panic=-1 reboot=t mitigations=off nokaslr no_timer_check tsc=reliable \
-rdinit=/guest/init dwcp.host=$h dwcp.hosts=$hosts dwcp.net=$net ${GUEST_APPEND:-}" \
+		-no-reboot -no-user-config -kernel build/guest/kernel -initrd "$work/initrd" \
+		-append "console=ttyS0 quiet panic=-1 reboot=t mitigations=off cryptomgr.notests no_timer_check tsc=reliable \
+rdinit=/guest/init dwcp.host=$h dwcp.hosts=$hosts dwcp.net=$net $append" \
 		-device virtio-serial-pci -device virtio-rng-pci \
 		-chardev "file,id=out,path=$work/$h.out" -device virtserialport,chardev=out,name=out \
 		-chardev "file,id=err,path=$work/$h.err" -device virtserialport,chardev=err,name=err \
