@@ -11,7 +11,7 @@ deps-check: ## … only those that tests and lint need besides
 deps-bench: ## … only those that the benchmarks need besides
 	@tools/deps.sh build bench
 
-.PHONY: demo bench
+.PHONY: demo bench images
 demo: ## dependencies, build, then a receiver and a sender on loopback
 	@tools/deps.sh build
 	@$(MAKE) --no-print-directory all
@@ -20,6 +20,10 @@ bench: ## the figures of docs/RESULTS.md on this machine
 	@tools/deps.sh build bench
 	@$(MAKE) --no-print-directory all
 	@B=$(B) bench/run.sh $(BENCH_ARGS)
+
+images: ## memory images of real guests for the benchmarks of HDE (as root; IMAGE_ARGS="--load=redis …")
+	@tools/deps.sh images
+	@bench/image.sh $(or $(IMAGE_ARGS),--list)
 
 .PHONY: check check-fast check-asan check-tsan check-valgrind run-tests test
 check: ## dependencies, build, every test, sanitizers, valgrind, fuzzers, lint; ends in one line of counts
