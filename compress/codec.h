@@ -24,21 +24,29 @@ enum codec_id { CODEC_RAW, CODEC_LZ4, CODEC_ZSTD, CODEC_SNAPPY, CODEC_GZIP, CODE
 struct codec_ctx; /* one worker's */
 struct dict;      /* compress/dict.h */
 
+/* What both sides have besides the block; at most one of the two. Levels of a dictionary are its own. */
+struct codec_base {
+	const struct dict *dict;
+	const void *prefix;  /* content like the block's: an older version of it */
+	size_t prefix_bytes; /* at most CODEC_BLOCK_MAX */
+};
+
 struct codec {
 	const char *name; /* "raw", "lz4", "zstd", "snappy", "gzip" */
 	int level_min, level_max, level_default;
-	bool takes_dict; /* dict below may be given */
+	bool takes_base; /* base below may be given; NULL otherwise */
 
 	/* Writes the encoded block to out. Returns its length, or 0 when that would be more than cap (which may be
 	 * less than n: "not smaller" is found out early). Never fails otherwise. level is within the row's range. */
-	size_t (*encode)(struct codec_ctx *c, int level, const struct dict *d, const void *in, size_t n, void *out,
-			 size_t cap);
+	size_t (*encode)(struct codec_ctx *c, int level, const struct codec_base *base, const void *in, size_t n,
+			 void *out, size_t cap);
 	/* Decodes hostile bytes into exactly n bytes of out, with exactly len bytes used. 0 or -EBADMSG; out is
 	 * scratch: what it holds after an error is undefined, but nothing outside out[0…n) is written. */
-	int (*decode)(struct codec_ctx *c, const struct dict *d, const void *in, size_t len, void *out, size_t n);
+	int (*decode)(struct codec_ctx *c, const struct codec_base *base, const void *in, size_t len, void *out,
+		      size_t n);
 };
 
-extern const struct codec codecs[CODECS];
+extern const struct codec *const codecs[CODECS];
 
 /* encodes, decodes: which halves are needed. level_max: the highest zstd level that will be asked for (memory: 1.5 MB
  * at 3, 6 MB at 19). -ENOMEM with e filled. */

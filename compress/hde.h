@@ -18,8 +18,8 @@
  * wrong memory.
  *
  * Threads: `worker` (0 … workers-1) is the caller's number; one call at a time per worker, several workers at once. No
- * two calls name the same page at the same time. hde_round, hde_forget and hde_rates are called while no worker encodes,
- * hde_rates at any time. No allocation, lock, or log call after open.
+ * two calls name the same page at the same time. hde_round and hde_forget are called while no worker encodes, hde_rates
+ * at any time. No allocation, lock, or log call after open.
  */
 #ifndef DWCP_COMPRESS_HDE_H
 #define DWCP_COMPRESS_HDE_H
@@ -103,8 +103,8 @@ void hde_rates(struct hde_enc *e, double link_bits_per_s, double receiver_cpus);
  * allows it, or -EINVAL for a batch outside the region. */
 ssize_t hde_encode(struct hde_enc *e, unsigned worker, const struct hde_batch *b, void *out, size_t cap);
 /* The receiver has placed this batch (b->data is not looked at). Until then its pages are no base for others. Any
- * worker; put: it went by a raw put. */
-void hde_acked(struct hde_enc *e, unsigned worker, const struct hde_batch *b);
+ * worker. wire: bytes that went over the link for it, which is how the link is measured; 0: not known. */
+void hde_acked(struct hde_enc *e, unsigned worker, const struct hde_batch *b, uint64_t wire);
 
 struct hde_dec;
 

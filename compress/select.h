@@ -30,7 +30,7 @@ struct sel_choice {
 	int8_t level;
 };
 
-/* raw, lz4 (acceleration as negative levels), zstd -5…19: the order is that of sel_model.choice. */
+/* raw, lz4 (level is its acceleration: higher is faster), zstd -5…19. The order is that of sel_model.choice. */
 #define SEL_CHOICES 14
 extern const struct sel_choice sel_choices[SEL_CHOICES];
 
@@ -84,12 +84,10 @@ struct selector {
 	struct sel_cost cost;
 	double lambda[3]; /* cpu, link, receiver */
 	double busy[3];   /* seconds, decaying */
-	/* EWMA of log2(seen / predicted): size, encode, decode; how often each choice was seen */
-	float off[SEL_CHOICES][3];
+	/* EWMA of log2(seen / predicted) of size, encode, decode: of each choice, and of all for those not seen yet */
+	float off[SEL_CHOICES][3], all[3];
 	uint32_t seen[SEL_CHOICES];
-	uint32_t current;            /* the choice that stands */
-	uint32_t better, better_row; /* a rival and how often in a row it won by > 5 % */
-	uint64_t blocks;
+	uint32_t raw_row; /* blocks sent raw one after the other */
 };
 
 /* model NULL: the shipped one. */
@@ -97,10 +95,13 @@ void sel_init(struct selector *s, const struct sel_model *model, const struct se
 /* New rates; λ and corrections stay. */
 void sel_cost_set(struct selector *s, const struct sel_cost *cost);
 
-/* The choice for a block with these features; guess (may be NULL) gets the corrected prediction. */
+/* The choice for a block with these features; guess (may be NULL) gets the corrected prediction. After SEL_RAW_ROW raw
+ * blocks in a row the cheapest codec is tried, so that a wrong "does not shrink" is noticed. */
+#define SEL_RAW_ROW 64
 unsigned sel_choose(const struct selector *s, const struct sel_features *f, size_t n, struct sel_guess *guess);
 
-/* What came of it. decode_ns 0: not known here. Updates λ, busy times and corrections. */
+/* What came of it. decode_ns 0: not known here (the
+ * model's answer counts). Updates λ, busy times and corrections. */
 void sel_learn(struct selector *s, const struct sel_features *f, size_t n, unsigned c, size_t size, uint64_t encode_ns,
 	       uint64_t decode_ns);
 
