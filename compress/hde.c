@@ -112,6 +112,8 @@ static int open_region(struct hde_enc *e, struct err *err)
 	e->pages = map_zeroed(e->n_pages * sizeof *e->pages);
 	e->dirty = map_zeroed(bitmap_words(e->n_pages) * 8);
 	rc = e->pages && e->dirty ? dedup_open(&e->dedup, e->n_pages) : -ENOMEM;
+	if (rc == 0)
+		rc = match_open(&e->match, e->n_pages);
 	if (rc < 0)
 		return err_set(err, rc, "no memory to keep track of %llu pages", (unsigned long long)e->n_pages);
 	/* With memory that does not change and no later round there is nothing a copy is good for. */
@@ -130,9 +132,11 @@ static int open_worker(struct hde_enc *e, struct enc_worker *w, struct err *err)
 	w->raw = malloc(CODEC_BLOCK_MAX);
 	w->mid = malloc(CODEC_BLOCK_MAX);
 	w->base = malloc(CODEC_BLOCK_MAX);
+	w->lit = malloc(CODEC_BLOCK_MAX);
+	w->rec = malloc(MATCH_REC_MAX);
 	w->ctl = malloc((size_t)HDE_BATCH_PAGES * DELTA_CTL_MAX);
 	w->data = malloc((size_t)HDE_BATCH_PAGES * HDE_DELTA_MOST);
-	if (!w->raw || !w->mid || !w->base || !w->ctl || !w->data)
+	if (!w->raw || !w->mid || !w->base || !w->lit || !w->rec || !w->ctl || !w->data)
 		return err_set(err, -ENOMEM, "no memory for a worker that compresses: use fewer workers");
 	cost = rate_cost(e, w);
 	sel_init(&w->sel, e->cfg.model, &cost);
@@ -186,11 +190,14 @@ void hde_enc_close(struct hde_enc *e)
 		free(w->raw);
 		free(w->mid);
 		free(w->base);
+		free(w->lit);
+		free(w->rec);
 		free(w->ctl);
 		free(w->data);
 	}
 	free(e->w);
 	cache_close(&e->cache);
+	match_close(&e->match);
 	dedup_close(&e->dedup);
 	if (e->pages)
 		munmap(e->pages, e->n_pages * sizeof *e->pages);
@@ -215,6 +222,7 @@ void hde_forget(struct hde_enc *e)
 		return;
 	/* Pages go back to zeros that cost nothing. */
 	madvise(e->pages, e->n_pages * sizeof *e->pages, MADV_DONTNEED);
+	match_clear(&e->match);
 	dedup_clear(&e->dedup);
 	cache_clear(&e->cache);
 	e->round++;

@@ -17,29 +17,13 @@ static const uint16_t *pages_of(const struct batch_enc *x, const struct block_pl
 static const uint8_t *gather(struct batch_enc *x, const struct block_plan *p, uint32_t *bytes)
 {
 	const uint16_t *v = pages_of(x, p);
-	uint32_t n = 0;
-	bool row = v[p->n - 1] - v[0] + 1 == p->n;
+	uint32_t last = v[p->n - 1];
 
-	for (uint32_t k = 0; k < p->n; k++) {
-		uint32_t len = batch_len(x->b, v[k]);
-
-		/* Groups that were merged are not ascending. */
-		row = row && v[k] == v[0] + k;
-		if (!row)
-			break;
-		n += len;
-	}
-	*bytes = n;
-	if (row)
+	*bytes = (uint32_t)(p->n - 1) * HDE_PAGE + batch_len(x->b, last);
+	if (last - v[0] + 1 == p->n)
 		return batch_bytes(x->b, v[0]);
-	n = 0;
-	for (uint32_t k = 0; k < p->n; k++) {
-		uint32_t len = batch_len(x->b, v[k]);
-
-		memcpy(x->w->raw + n, batch_bytes(x->b, v[k]), len);
-		n += len;
-	}
-	*bytes = n;
+	for (uint32_t k = 0; k < p->n; k++)
+		memcpy(x->w->raw + (size_t)k * HDE_PAGE, batch_bytes(x->b, v[k]), batch_len(x->b, v[k]));
 	return x->w->raw;
 }
 
@@ -208,6 +192,9 @@ static void encode_pages(struct batch_enc *x, const struct block_plan *p)
 		x->e->cfg.on_block(x->e->cfg.on_block_ctx, raw, h.raw);
 	h.mid = h.raw;
 	h.sum = sum_of(SUM_XXH3, raw, h.raw);
+	if (!based && x->e->n_pages && !x->alone && !x->e->cfg.no_match &&
+	    block_match(x, pages_of(x, p), p->n, raw, &h))
+		raw = x->w->mid;
 	append(x, &h, raw, based ? &base : NULL, p->class == CLASS_RANDOM);
 	for (uint32_t k = 0; (h.flags & HW_PREFIX) && k < p->n; k++) {
 		uint32_t i = pages_of(x, p)[k];

@@ -26,7 +26,7 @@ struct dec_worker {
 	uint64_t page[HDE_BATCH_PAGES];
 	uint8_t kind[HDE_BATCH_PAGES];
 	struct hde_stats stats;
-} cacheline_aligned;
+} __attribute__((aligned(CACHE_LINE)));
 
 struct hde_dec {
 	struct hde_dec_config cfg;

@@ -181,20 +181,26 @@ static ssize_t send_as_put(struct batch_enc *x)
 
 /* ---- blocks ------------------------------------------------------------------------------------ */
 
+/* Moves the pages of one class into another; both stay in order. */
+static void merge_into(struct enc_worker *w, enum page_class from, enum page_class to)
+{
+	uint16_t *out = &w->group[to][w->n_group[to] + w->n_group[from]];
+	uint32_t a = w->n_group[from], b = w->n_group[to];
+
+	w->n_group[to] += a;
+	w->n_group[from] = 0;
+	while (a) /* from the end, in place */
+		*--out = b && w->group[to][b - 1] > w->group[from][a - 1] ? w->group[to][--b] : w->group[from][--a];
+}
+
 /* Classes of which there is little go together: small blocks cost more than mixed ones. */
 static void merge_groups(struct enc_worker *w)
 {
 	static const enum page_class small[] = { CLASS_TEXT, CLASS_SPARSE };
 
-	for (unsigned k = 0; k < ARRAY_LEN(small); k++) {
-		uint32_t *n = &w->n_group[small[k]], *to = &w->n_group[CLASS_BINARY];
-
-		if (!*n || (*n >= SMALL_BLOCK && *to >= SMALL_BLOCK))
-			continue;
-		memcpy(&w->group[CLASS_BINARY][*to], w->group[small[k]], *n * sizeof w->group[0][0]);
-		*to += *n;
-		*n = 0;
-	}
+	for (unsigned k = 0; k < ARRAY_LEN(small); k++)
+		if (w->n_group[small[k]] < SMALL_BLOCK || w->n_group[CLASS_BINARY] < SMALL_BLOCK)
+			merge_into(w, small[k], CLASS_BINARY);
 }
 
 static void plan_block(struct batch_enc *x, enum page_class c, uint32_t at, uint32_t n)

@@ -4,12 +4,14 @@
 #define DWCP_COMPRESS_HDE_IMPL_H
 
 #include "base/digest.h"
+#include "base/util.h"
 #include "base/wire.h"
 #include "compress/cache.h"
 #include "compress/dedup.h"
 #include "compress/delta.h"
 #include "compress/dict.h"
 #include "compress/hde.h"
+#include "compress/match.h"
 
 /* ---- payload ----------------------------------------------------------------------------------- */
 
@@ -18,9 +20,8 @@
 #define HW_CRC_AT 28     /* of the crc in the head */
 #define HW_BLOCK_HEAD 24 /* bytes */
 #define HW_BLOCKS_MAX 64
-#define HW_ROUND_FIRST 2  /* version 1: placed by a put; 0: never placed */
-#define HW_KIND_ZERO 0    /* any other kind k: page is in block k - 1 */
-#define HW_MATCH_LEAST 32 /* bytes of a match, at least */
+#define HW_ROUND_FIRST 2 /* version 1: placed by a put; 0: never placed */
+#define HW_KIND_ZERO 0   /* any other kind k: page is in block k - 1 */
 
 enum hw_flag { HW_LIST = 1 };
 enum hw_type { HW_CODED, HW_DELTA, HW_DICT, HW_TYPES };
@@ -116,6 +117,8 @@ struct enc_worker {
 	uint8_t *raw;                        /* pages of a block, gathered: CODEC_BLOCK_MAX */
 	uint8_t *mid;                        /* what the codec gets where that is not raw: CODEC_BLOCK_MAX */
 	uint8_t *base;                       /* prefix, older versions of the same pages: CODEC_BLOCK_MAX */
+	uint8_t *lit;                        /* what of a block is found nowhere: CODEC_BLOCK_MAX */
+	uint8_t *rec;                        /* where the rest is found: MATCH_REC_MAX */
 	uint8_t *ctl, *data;                 /* deltas of a batch, at DELTA_CTL_MAX and HDE_DELTA_MOST each */
 	struct delta delta[HDE_BATCH_PAGES]; /* of page i */
 	uint32_t copy_of[HDE_BATCH_PAGES];
@@ -126,7 +129,7 @@ struct enc_worker {
 	uint64_t look_at, look_busy, look_wire, busy, wire; /* the link, measured */
 	double link;                                        /* bytes/s, 0: not yet */
 	struct hde_stats stats;
-} cacheline_aligned;
+} __attribute__((aligned(CACHE_LINE)));
 
 struct hde_enc {
 	struct hde_config cfg;
@@ -136,6 +139,7 @@ struct hde_enc {
 	uint64_t *dirty;
 	struct page_state *pages;
 	struct dedup dedup;
+	struct match_table match;
 	struct cache cache;
 	double link_bytes_per_s, receiver; /* of all workers; 0: measured */
 	struct enc_worker *w;
@@ -158,7 +162,8 @@ struct batch_enc {
 	struct block_plan plan[HW_BLOCKS_MAX];
 };
 
-#define HDE_DELTA_MOST 2048u /* changed bytes of a page; more is no delta */
+#define MATCH_REC_MAX (64u << 10) /* bytes of a block's matches */
+#define HDE_DELTA_MOST 2048u      /* changed bytes of a page; more is no delta */
 
 static inline uint32_t batch_page(const struct hde_batch *b, uint32_t i)
 {
@@ -185,6 +190,10 @@ bool enc_has(const struct hde_enc *e, uint32_t page);
 
 /* hde_block.c: encodes the planned block and appends it to x->out. */
 void block_encode(struct batch_enc *x, const struct block_plan *p);
+
+/* hde_match.c: long matches of the n pages v, which are at raw. True: they pay; then w->mid, h->mid, h->flags and x->bases
+ * are set. */
+bool block_match(struct batch_enc *x, const uint16_t *v, uint32_t n, const uint8_t *raw, struct hw_block *h);
 
 /* hde_rate.c: the link as its acknowledgements show it. */
 void rate_encoded(struct hde_enc *e, struct enc_worker *w, uint64_t began, uint64_t ended);
