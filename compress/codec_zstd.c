@@ -14,7 +14,7 @@
 #define WINDOW_LOG_MAX 20 /* a block behind a prefix of the same size, and some */
 
 struct codec_zstd {
-	void *enc_mem, *dec_mem;
+	void *enc_mem, *dec_mem, *prefix_mem;
 	ZSTD_CCtx *enc;
 	ZSTD_DCtx *dec;
 	int level; /* set in enc */
@@ -45,6 +45,11 @@ static size_t whole_lines(size_t n)
 	return div_up_u64(n, CACHE_LINE) * CACHE_LINE;
 }
 
+static size_t prefix_mem_bytes(void)
+{
+	return whole_lines(ZSTD_estimateDDictSize(CODEC_BLOCK_MAX, ZSTD_dlm_byRef));
+}
+
 int codec_zstd_open(struct codec_ctx *c, bool encodes, bool decodes, int level_max)
 {
 	struct codec_zstd *z = c->zstd = calloc(1, sizeof *z);
@@ -69,7 +74,8 @@ int codec_zstd_open(struct codec_ctx *c, bool encodes, bool decodes, int level_m
 
 		z->dec_mem = aligned_alloc(CACHE_LINE, n);
 		z->dec = z->dec_mem ? ZSTD_initStaticDCtx(z->dec_mem, n) : NULL;
-		if (!z->dec)
+		z->prefix_mem = aligned_alloc(CACHE_LINE, prefix_mem_bytes());
+		if (!z->dec || !z->prefix_mem)
 			return -ENOMEM;
 		ZSTD_DCtx_setParameter(z->dec, ZSTD_d_format, ZSTD_f_zstd1_magicless);
 		ZSTD_DCtx_setParameter(z->dec, ZSTD_d_windowLogMax, WINDOW_LOG_MAX);
@@ -81,6 +87,7 @@ void codec_zstd_close(struct codec_ctx *c)
 {
 	if (!c->zstd)
 		return;
+	free(c->zstd->prefix_mem);
 	free(c->zstd->enc_mem);
 	free(c->zstd->dec_mem);
 	free(c->zstd);
@@ -112,7 +119,10 @@ static int decode(struct codec_ctx *c, const struct codec_base *base, const void
 	if (base && base->dict)
 		ZSTD_DCtx_refDDict(z->dec, base->dict->ddict);
 	else if (base)
-		ZSTD_DCtx_refPrefix(z->dec, base->prefix, base->prefix_bytes);
+		/* ZSTD_DCtx_refPrefix would allocate, by a function that a context in memory of ours does not have. */
+		ZSTD_DCtx_refDDict(z->dec,
+				   ZSTD_initStaticDDict(z->prefix_mem, prefix_mem_bytes(), base->prefix,
+							base->prefix_bytes, ZSTD_dlm_byRef, ZSTD_dct_rawContent));
 	got = ZSTD_decompressDCtx(z->dec, out, n, in, len);
 	if (base)
 		ZSTD_DCtx_refDDict(z->dec, NULL);
