@@ -4,7 +4,7 @@
  * by the CPU time of that thread (so another program costs less of the figure); parallel encoding by the clock on the wall.
  *
  * An algorithm is a codec by itself over blocks of --block bytes ("lz4", "zstd-3", "none" is a copy), or HDE in one of its
- * modes ("hde-auto", …): zero pages, duplicates, matches, grouping and selection included, in batches as a
+ * modes ("hde-auto", …; "hde-zstd-1": with one codec for all blocks): zero pages, duplicates, matches, grouping and selection included, in batches as a
  * transfer has them. Whatever is encoded is decoded into scrubbed memory and compared with the input.
  * MB are 10^6 bytes; speeds are bytes of memory per second, before encoding and after decoding.
  */
@@ -23,12 +23,13 @@
 struct hb_algorithm {
 	char name[32];
 	bool hde;
-	enum codec_id codec; /* !hde */
-	int level;           /* !hde; 0 where the codec has none */
+	enum codec_id codec; /* !hde, or mode HDE_FIXED */
+	int level;           /* of codec; 0 where it has none */
 	int mode;            /* hde: enum hde_mode */
 };
 
-/* "all", or names separated by commas: a codec, codec-LEVEL, "none", "hde", "hde-MODE". */
+/* "all", or names separated by commas: a codec, codec-LEVEL, "none", "hde", "hde-MODE", "hde-CODEC-LEVEL" (all of HDE but
+ * the selector). */
 int hb_algorithms(struct hb_algorithm out[HB_ALGORITHMS_MAX], size_t *n, const char *list, struct err *e);
 
 struct hb_settings {

@@ -188,6 +188,7 @@ void hb_hde_config(struct hde_config *c, const struct hb_algorithm *a, const str
 {
 	*c = (struct hde_config){ .workers = 1, .bytes = bytes, .puts = true, .model = s->model };
 	hde_opts_default(&c->opts, a->mode);
+	c->fixed = (struct sel_choice){ .codec = (uint8_t)a->codec, .level = (int8_t)a->level };
 	c->opts.link_bits_per_s = s->link_bits ? s->link_bits : c->opts.link_bits_per_s;
 	c->opts.cache = s->cache;
 }

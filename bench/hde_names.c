@@ -11,16 +11,6 @@
 
 static const char all_names[] = "none,snappy,lz4,gzip,zstd-1,zstd-3,zstd-19,hde-datacenter,hde-auto,hde-internet";
 
-static int parse_hde(struct hb_algorithm *a, const char *mode, struct err *e)
-{
-	a->hde = true;
-	for (a->mode = 0; hde_mode_names[a->mode]; a->mode++)
-		if (a->mode != HDE_NONE && !strcmp(hde_mode_names[a->mode], mode))
-			return 0;
-	return err_set(e, -EINVAL,
-		       "--algorithms: HDE has no mode '%s'; there are hde-datacenter, hde-auto, hde-internet", mode);
-}
-
 static int parse_codec(struct hb_algorithm *a, const char *name, struct err *e)
 {
 	const char *dash = strchr(name, '-');
@@ -44,6 +34,16 @@ static int parse_codec(struct hb_algorithm *a, const char *name, struct err *e)
 			       codecs[a->codec]->level_max);
 	a->level = (int)level;
 	return 0;
+}
+
+static int parse_hde(struct hb_algorithm *a, const char *what, struct err *e)
+{
+	a->hde = true;
+	for (a->mode = HDE_NONE + 1; hde_mode_names[a->mode]; a->mode++)
+		if (!strcmp(hde_mode_names[a->mode], what))
+			return 0;
+	a->mode = HDE_FIXED;
+	return parse_codec(a, what, e);
 }
 
 int hb_algorithms(struct hb_algorithm out[HB_ALGORITHMS_MAX], size_t *n, const char *list, struct err *e)

@@ -334,22 +334,27 @@ int memory_make(struct memory *m, enum memory_kind kind, uint64_t bytes, uint64_
 	return 0;
 }
 
+static void dirty_page(uint64_t *page, uint64_t *rng)
+{
+	uint64_t words = 1 + rng_next(rng) % 32;
+
+	for (uint64_t w = 0; w < words; w++) {
+		uint64_t r = rng_next(rng), *word = &page[r % (MEMORY_PAGE / 8)];
+
+		*word = r >> 63 ? rng_next(rng) : *word + 1;
+	}
+}
+
 uint64_t memory_dirty(struct memory *m, double share, uint64_t seed)
 {
-	uint64_t pages = m->bytes / MEMORY_PAGE, changed = 0;
+	uint64_t pages = m->bytes / MEMORY_PAGE, want = max_u64(1, (uint64_t)(share * (double)pages)), left = want;
 
-	for (uint64_t i = 0; i < pages; i++) {
-		uint64_t *page = (uint64_t *)(void *)(m->data + i * MEMORY_PAGE), words;
-
-		if ((double)(rng_next(&seed) >> 11) * 0x1p-53 >= share)
+	/* Of the pages that are left so many are still wanted (Knuth, algorithm S). */
+	for (uint64_t i = 0; i < pages && left; i++) {
+		if (rng_next(&seed) % (pages - i) >= left)
 			continue;
-		words = 1 + rng_next(&seed) % 32;
-		for (uint64_t w = 0; w < words; w++) {
-			uint64_t r = rng_next(&seed), *word = &page[r % (MEMORY_PAGE / 8)];
-
-			*word = r >> 63 ? rng_next(&seed) : *word + 1;
-		}
-		changed++;
+		dirty_page((uint64_t *)(void *)(m->data + i * MEMORY_PAGE), &seed);
+		left--;
 	}
-	return changed;
+	return want;
 }

@@ -41,8 +41,8 @@ int memory_make(struct memory *m, enum memory_kind kind, uint64_t bytes, uint64_
 int memory_copy(struct memory *m, const struct memory *from, struct err *e);
 void memory_free(struct memory *m); /* any state */
 
-/* Changes `share` (0…1) of the pages: in each, 1 to 32 aligned words of 8 bytes, half of them counted up, half of them new.
- * Returns how many pages. */
+/* Changes `share` (0…1) of the pages, one at least: in each, 1 to 32 aligned words of 8 bytes, half of them counted up, half
+ * of them new. Returns how many pages. */
 uint64_t memory_dirty(struct memory *m, double share, uint64_t seed);
 
 #endif
