@@ -78,5 +78,6 @@ int cmd_send(int argc, char **argv);
 int cmd_backends(int argc, char **argv);
 int cmd_stats(int argc, char **argv);
 extern const struct command cmd_benchmark_table[];
+extern const struct command cmd_linkemu_table[];
 
 #endif

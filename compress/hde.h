@@ -113,7 +113,7 @@ struct hde_dec_config {
 	/* Where pages go: memory of `bytes` bytes, … */
 	void *memory;
 	uint64_t bytes;
-	bool fresh; /* …all zero now: pages of zeros that come first are not written */
+	bool fresh; /* …all zero now, and no raw put will come: pages of zeros that come first are not even read */
 	/* …or, memory NULL, anonymous data: write places len decoded bytes at offset of `object`. 0 or -errno. */
 	int (*write)(void *ctx, uint32_t object, const void *data, uint32_t len, uint64_t offset);
 	void *write_ctx;
@@ -129,13 +129,14 @@ struct hde_refusal {
 int hde_dec_open(struct hde_dec **out, const struct hde_dec_config *cfg, struct err *e);
 void hde_dec_close(struct hde_dec *d);
 
-/* Decodes and places a payload. `first`, `bytes`: what it must be about, as the caller knows it from elsewhere (a chunk's
- * offset and length); bytes 0: whatever the payload says, within the region. Anonymous: offset first * HDE_PAGE of
- * `object`. Hostile bytes: 0, or -EBADMSG with *why (may be NULL) filled and nothing written; write's errno. */
-int hde_decode(struct hde_dec *d, unsigned worker, uint32_t object, uint64_t first, uint32_t bytes, const void *in,
+/* Decodes and places a payload. at, bytes: what it must be about, as the caller knows it from elsewhere (a chunk's offset
+ * and length). Memory: bytes 0 is whatever pages the payload names, within the region. Anonymous: the payload's pages
+ * begin at 0, and go to `at` of `object`. Hostile bytes: 0, or -EBADMSG with *why (may be NULL) filled and nothing
+ * written; write's errno. */
+int hde_decode(struct hde_dec *d, unsigned worker, uint32_t object, uint64_t at, uint32_t bytes, const void *in,
 	       size_t len, struct hde_refusal *why);
-/* These pages were placed by a raw put: they are a new version. */
-void hde_dec_put(struct hde_dec *d, unsigned worker, uint64_t first, uint32_t bytes);
+/* These bytes were placed by a raw put: their pages are no base any more. */
+void hde_dec_put(struct hde_dec *d, unsigned worker, uint64_t at, uint32_t bytes);
 
 /* Sums over workers; read while they run. */
 struct hde_stats {

@@ -126,13 +126,13 @@ static uint32_t page_bytes(const struct payload *p, uint32_t i)
 	return hw_page_bytes(p->h.n, p->h.last, i);
 }
 
-static int check_place(struct payload *p, uint64_t first, uint32_t bytes)
+static int check_place(struct payload *p, uint64_t at, uint32_t bytes)
 {
 	const struct hde_dec *d = p->d;
 	uint64_t last = p->w->page[p->h.n - 1], end;
 
-	if (bytes &&
-	    ((p->h.flags & HW_LIST) || p->h.first != first || (uint32_t)(p->h.n - 1) * HDE_PAGE + p->h.last != bytes))
+	if (bytes && ((p->h.flags & HW_LIST) || p->h.first != (d->n_pages ? at / HDE_PAGE : 0) ||
+		      (d->n_pages && at % HDE_PAGE) || (uint32_t)(p->h.n - 1) * HDE_PAGE + p->h.last != bytes))
 		return refuse(p, "it is about other pages than its chunk");
 	if (!d->n_pages)
 		return bytes ? 0 : refuse(p, "it does not say where its pages belong");
@@ -337,12 +337,12 @@ static void place_page(struct payload *p, uint32_t i)
 
 	if (p->w->kind[i] != HW_KIND_ZERO)
 		memcpy(to, p->w->at[i], len);
-	else if (!(d->cfg.fresh && !was))
-		memset(to, 0, len);
+	else if (!(d->cfg.fresh && !was) && !zero_test(to, len))
+		memset(to, 0, len); /* a page of zeros that is read only stays clean */
 	__atomic_store_n(&d->version[page], p->h.round, __ATOMIC_RELEASE);
 }
 
-static int place_anonymous(struct payload *p, uint32_t object)
+static int place_anonymous(struct payload *p, uint32_t object, uint64_t to)
 {
 	uint32_t bytes = (uint32_t)(p->h.n - 1) * HDE_PAGE + p->h.last;
 	const uint8_t *from = p->w->at[0];
@@ -352,28 +352,28 @@ static int place_anonymous(struct payload *p, uint32_t object)
 		row = p->w->kind[i] != HW_KIND_ZERO && p->w->at[i] == from + (size_t)i * HDE_PAGE;
 	if (!row) {
 		for (uint32_t i = 0; i < p->h.n; i++) {
-			uint8_t *to = p->w->flat + (size_t)i * HDE_PAGE;
+			uint8_t *flat = p->w->flat + (size_t)i * HDE_PAGE;
 
 			if (p->w->kind[i] == HW_KIND_ZERO)
-				memset(to, 0, page_bytes(p, i));
+				memset(flat, 0, page_bytes(p, i));
 			else
-				memcpy(to, p->w->at[i], page_bytes(p, i));
+				memcpy(flat, p->w->at[i], page_bytes(p, i));
 		}
 		from = p->w->flat;
 	}
-	return p->d->cfg.write(p->d->cfg.write_ctx, object, from, bytes, p->h.first * HDE_PAGE);
+	return p->d->cfg.write(p->d->cfg.write_ctx, object, from, bytes, to);
 }
 
-static int place(struct payload *p, uint32_t object)
+static int place(struct payload *p, uint32_t object, uint64_t at)
 {
 	if (!p->d->n_pages)
-		return place_anonymous(p, object);
+		return place_anonymous(p, object, at);
 	for (uint32_t i = 0; i < p->h.n; i++)
 		place_page(p, i);
 	return 0;
 }
 
-int hde_decode(struct hde_dec *d, unsigned worker, uint32_t object, uint64_t first, uint32_t bytes, const void *in,
+int hde_decode(struct hde_dec *d, unsigned worker, uint32_t object, uint64_t at, uint32_t bytes, const void *in,
 	       size_t len, struct hde_refusal *why)
 {
 	struct dec_worker *w = &d->w[worker];
@@ -386,11 +386,11 @@ int hde_decode(struct hde_dec *d, unsigned worker, uint32_t object, uint64_t fir
 	if (rc == 0)
 		rc = check_crc(&p);
 	if (rc == 0)
-		rc = check_place(&p, first, bytes);
+		rc = check_place(&p, at, bytes);
 	if (rc == 0)
 		rc = decode_blocks(&p);
 	if (rc == 0)
-		rc = place(&p, object);
+		rc = place(&p, object, at);
 	if (rc == -EBADMSG)
 		metric_add(&w->stats.refused, 1);
 	if (rc == 0) {
@@ -404,13 +404,13 @@ int hde_decode(struct hde_dec *d, unsigned worker, uint32_t object, uint64_t fir
 	return rc;
 }
 
-void hde_dec_put(struct hde_dec *d, unsigned worker, uint64_t first, uint32_t bytes)
+void hde_dec_put(struct hde_dec *d, unsigned worker, uint64_t at, uint32_t bytes)
 {
-	uint64_t n = div_up_u64(bytes, HDE_PAGE);
+	uint64_t page = at / HDE_PAGE, end = div_up_u64(at + bytes, HDE_PAGE);
 
-	for (uint64_t page = first; page < first + n && page < d->n_pages; page++)
+	for (; page < end && page < d->n_pages; page++)
 		__atomic_store_n(&d->version[page], VERSION_PUT, __ATOMIC_RELEASE);
-	metric_add(&d->w[worker].stats.put_pages, n);
+	metric_add(&d->w[worker].stats.put_pages, bytes / HDE_PAGE);
 }
 
 /* ---- open and close ---------------------------------------------------------------------------- */

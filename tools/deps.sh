@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Installs the Debian packages that are missing for the groups named: build, check, bench, images.
+# Installs the Debian packages that are missing for the groups named: build, check, bench, guest, images.
 set -euo pipefail
 
 build=(gcc libc6-dev make pkg-config liburing-dev libyaml-dev libjansson-dev libxxhash-dev libisal-dev
@@ -9,6 +9,9 @@ check=(libcmocka-dev clang libclang-rt-14-dev clang-tidy clang-format cppcheck s
 	man-db jq)
 bench=(iperf3 socat strace iproute2)
 images=(qemu-system-x86 mmdebstrap e2fsprogs)
+# What guests are made of; their kernel is fetched by kmod-free-tests/guest/image.sh and never installed.
+guest=(qemu-system-x86 busybox-static cpio kmod iproute2 ethtool rdma-core perftest ibverbs-providers ibverbs-utils
+	rdmacm-utils iperf3 socat strace valgrind libc6-dbg)
 
 want=()
 for group in "${@:-build}"; do
@@ -17,8 +20,9 @@ for group in "${@:-build}"; do
 	check) want+=("${check[@]}") ;;
 	bench) want+=("${bench[@]}") ;;
 	images) want+=("${images[@]}") ;;
+	guest) want+=("${guest[@]}") ;;
 	*)
-		echo "deps: unknown group '$group': use build, check, bench or images" >&2
+		echo "deps: unknown group '$group': use build, check, bench, guest or images" >&2
 		exit 2
 		;;
 	esac
