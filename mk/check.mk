@@ -13,7 +13,7 @@ deps-bench: ## … only those that the benchmarks need besides
 deps-guest: ## … only those that the guests are made of besides
 	@tools/deps.sh build guest
 
-.PHONY: demo bench
+.PHONY: demo bench images
 demo: ## dependencies, build, then a receiver and a sender on loopback
 	@tools/deps.sh build
 	@$(MAKE) --no-print-directory all
@@ -22,6 +22,10 @@ bench: ## the figures of docs/RESULTS.md on this machine
 	@tools/deps.sh build bench
 	@$(MAKE) --no-print-directory all
 	@B=$(B) bench/run.sh $(BENCH_ARGS)
+
+images: ## memory images of real guests for the benchmarks of HDE (as root; IMAGE_ARGS="--load=redis …")
+	@tools/deps.sh images
+	@bench/image.sh $(or $(IMAGE_ARGS),--list)
 
 .PHONY: check check-fast check-asan check-tsan check-valgrind check-guest run-tests test
 check: ## dependencies, build, every test, sanitizers, valgrind, fuzzers, lint; ends in one line of counts
