@@ -48,10 +48,12 @@ unsigned match_anchors(const struct match_table *t, const uint8_t *page, struct 
 unsigned match_find(const struct match_table *t, uint64_t hash, struct match_place out[MATCH_WAYS]);
 void match_add(struct match_table *t, uint64_t hash, struct match_place place);
 
-/* Bit i: there may be an anchor at byte i of the 64 at p; reads 67 bytes. */
-uint64_t match_mask_scalar(const uint8_t *p);
+/* Bit i of word w: there may be an anchor at byte 64 w + i. The last 64 bytes are left out: they would need more than the
+ * page has, and what begins there is too short, or nearly. */
+#define MATCH_WORDS (MATCH_PAGE / 64 - 1)
+void match_mask_scalar(const uint8_t *page, uint64_t mask[MATCH_WORDS]);
 #ifdef __x86_64__
-uint64_t match_mask_avx2(const uint8_t *p);
+void match_mask_avx2(const uint8_t *page, uint64_t mask[MATCH_WORDS]);
 #endif
 #define MATCH_MUL 0x9e3779b1u
 #define MATCH_SHIFT 25 /* 7 bits: one position of 128 */
