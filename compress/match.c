@@ -9,14 +9,14 @@
 /* An entry: 20 bits of hash, 12 of offset, 32 of page + 1; 0 is empty. */
 #define TAG(hash) ((hash) >> 44 << 44)
 #define SPACING 32u             /* bytes between anchors, at least */
-#define BUCKET_PAGES 2u         /* a bucket of four for so many pages… */
-#define BUCKETS_MOST (1u << 22) /* …but 128 MB of table at most */
+#define BUCKETS_PAGE 8u         /* buckets of four for a page: half of its anchors */
+#define BUCKETS_MOST (1u << 22) /* 128 MB of table */
 
 int match_open(struct match_table *t, uint64_t pages)
 {
 	uint64_t buckets = 64;
 
-	while (buckets < pages * 4 / BUCKET_PAGES && buckets < BUCKETS_MOST)
+	while (buckets < pages * BUCKETS_PAGE && buckets < BUCKETS_MOST)
 		buckets *= 2;
 	t->mask = buckets - 1;
 	t->bytes = buckets * MATCH_WAYS * sizeof *t->slots;
