@@ -38,6 +38,7 @@ static int open_server(struct server **s, const struct transfer *t, struct bench
 		.memory_max = memory_max,
 		.cpus = t->cpus.n ? t->cpus.v : NULL,
 		.n_cpus = t->cpus.n,
+		.filters = transfer_filters,
 		.timeout_ns = t->opts->timeout_ns,
 		.clock = clock_mono,
 		.release = cmd_version,

@@ -300,6 +300,7 @@ static int open_server(struct serve *s, struct err *e)
 		.store = s->store,
 		.cpus = s->cpus.n ? s->cpus.v : NULL,
 		.n_cpus = s->cpus.n,
+		.filters = transfer_filters,
 		.timeout_ns = o->timeout_ns,
 		.clock = clock_mono,
 		.release = cmd_version,

@@ -110,6 +110,7 @@ void session_destroy(struct session *s)
 	retire_counters(s);
 	amst_close(s->amst);
 	s->amst = NULL;
+	session_close_filters(s);
 	session_drop_files(s);
 	for (uint32_t i = 0; i < AMST_REGIONS_MAX; i++)
 		hugebuf_free(&s->regions[i]);
