@@ -172,7 +172,7 @@ static int run(struct bench_amst *b, struct transfer *t, const char *json)
 	cmd_catch_signals();
 	b->result.own_peer = !b->opts->peer[0];
 	if (b->result.own_peer) {
-		rc = bench_peer_start(&peer, t, memory, &e);
+		rc = bench_peer_start(&peer, t, memory, false, &e);
 		t->peer[0] = peer.addr;
 		addr_format(t->target, sizeof(t->target), &peer.addr);
 	}

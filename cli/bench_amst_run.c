@@ -463,7 +463,7 @@ int bench_amst_run(struct bench_amst *b, struct err *e)
 	if (!b->opts->reverse)
 		rc = fill(b, SEED_FIRST, e);
 	if (rc >= 0)
-		rc = transfer_connect(b->transfer, false, &b->client, &r->setup_ns, e);
+		rc = transfer_connect(b->transfer, 0, &b->client, &r->setup_ns, e);
 	if (rc >= 0)
 		rc = run_phases(b, e);
 	if (b->client) {

@@ -202,7 +202,7 @@ static int send_all(struct send *s, struct err *e)
 {
 	struct client *c = NULL;
 	uint64_t start;
-	int rc = transfer_connect(&s->transfer, true, &c, &s->setup_ns, e);
+	int rc = transfer_connect(&s->transfer, (uint32_t)s->transfer_opts.chunk, &c, &s->setup_ns, e);
 
 	if (rc < 0)
 		return rc;

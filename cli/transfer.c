@@ -378,7 +378,8 @@ int transfer_plan_addr(struct transfer *t, const struct transfer_opts *o, const 
 	return plan_workers(t, e);
 }
 
-int transfer_connect(const struct transfer *t, bool staged, struct client **out, uint64_t *setup_ns, struct err *e)
+int transfer_connect(const struct transfer *t, uint32_t stage_chunk, struct client **out, uint64_t *setup_ns,
+		     struct err *e)
 {
 	struct client_config cfg = {
 		.target = t->target,
@@ -388,7 +389,7 @@ int transfer_connect(const struct transfer *t, bool staged, struct client **out,
 		.be_opts = t->be_opts,
 		.streams = t->streams,
 		.workers = t->workers,
-		.stage_chunk = staged ? (uint32_t)t->opts->chunk : 0,
+		.stage_chunk = stage_chunk,
 		.sched = (enum amst_sched)t->opts->sched,
 		.sum = (enum sum_kind)t->opts->sum,
 		.timeout_ns = t->opts->timeout_ns,

@@ -75,8 +75,9 @@ int transfer_plan(struct transfer *t, const struct transfer_opts *o, const char 
 int transfer_plan_addr(struct transfer *t, const struct transfer_opts *o, const struct be_addr *peer, const char *name,
 		       struct err *e);
 
-/* Opens the session; staged: chunks of files will be sent. Ends with -EINTR when cmd_signal is set. */
-int transfer_connect(const struct transfer *t, bool staged, struct client **out, uint64_t *setup_ns, struct err *e);
+/* Opens the session; stage_chunk: the largest staged chunk, 0 for puts only. Ends with -EINTR when cmd_signal is set. */
+int transfer_connect(const struct transfer *t, uint32_t stage_chunk, struct client **out, uint64_t *setup_ns,
+		     struct err *e);
 
 /* Raises the limit of open files as far as it may: 512 streams and 256 files want more than the usual 1024. */
 void transfer_raise_limits(void);

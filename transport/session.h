@@ -79,6 +79,7 @@ struct session {
 	struct amst_extent tx_extent;
 	bool tx_active, tx_ended;
 	struct stage stage;
+	void *service; /* the service's state of this session */
 
 	struct store_file *files[WIRE_BATCH_MAX];
 	bool folder[WIRE_BATCH_MAX];
