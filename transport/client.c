@@ -64,21 +64,6 @@ static int open_amst(struct client *c, struct err *e)
 	return amst_open(&c->amst, &a, e);
 }
 
-static int say_hello(struct client *c, struct err *e)
-{
-	struct msg_hello h = {
-		.streams = c->cfg.streams,
-		.workers = c->cfg.workers,
-		.chunk = c->cfg.stage_chunk,
-		.sum = (uint8_t)c->cfg.sum,
-		.timeout_ms = (uint32_t)min_u64(c->cfg.timeout_ns / NS_PER_MS, UINT32_MAX),
-	};
-	int rc = client_call_msg(c, MSG_HELLO, &wire_hello, &h, &wire_hello_reply, &c->peer_hello, e);
-
-	c->agreed = rc == 0;
-	return rc;
-}
-
 static int alloc_client(struct client *c, struct err *e)
 {
 	c->call.out = malloc(WIRE_CTL_MAX);
@@ -99,38 +84,6 @@ static void session_id(struct client *c)
 			c->session[i] = (uint8_t)rng_next(&state);
 	else if (getrandom(c->session, sizeof c->session, 0) != sizeof c->session)
 		abort();
-}
-
-int client_open(struct client **out, const struct client_config *cfg, uint64_t *setup_ns, struct err *e)
-{
-	struct client *c = calloc(1, sizeof *c);
-	uint64_t start;
-	int rc;
-
-	if (!c)
-		return err_set(e, -ENOMEM, "no memory for a session");
-	c->cfg = *cfg;
-	session_id(c);
-	start = conn_now(c);
-	rc = alloc_client(c, e);
-	if (rc == 0)
-		rc = open_ctl(c, e);
-	if (rc == 0)
-		rc = conn_open(c, e);
-	if (rc == 0)
-		rc = open_amst(c, e);
-	if (rc == 0)
-		rc = say_hello(c, e);
-	if (rc == 0)
-		rc = conn_streams(c, e);
-	if (rc < 0) {
-		client_close(c);
-		return rc;
-	}
-	if (setup_ns)
-		*setup_ns = conn_now(c) - start;
-	*out = c;
-	return 0;
 }
 
 static void say_bye(struct client *c)
@@ -262,7 +215,8 @@ static int silent_text(const struct client *c, struct err *e)
 		       c->cfg.target);
 }
 
-int client_call(struct client *c, uint16_t type, const void *fields, uint32_t len, struct rcur *reply, struct err *e)
+/* Hands the request to the control stream; its bytes stay in call.out until it is answered. */
+static int call_post(struct client *c, uint16_t type, const void *fields, uint32_t len, struct err *e)
 {
 	struct wcur w = wcur_init(c->call.out, WIRE_CTL_MAX);
 	uint64_t started = conn_now(c);
@@ -286,8 +240,16 @@ int client_call(struct client *c, uint16_t type, const void *fields, uint32_t le
 	put_bytes(&w, fields, len);
 	c->call.len = (uint32_t)(w.p - c->call.out);
 	wire_seal(c->call.out, c->call.len);
+	return 0;
+}
+
+static int call_wait(struct client *c, uint16_t type, struct rcur *reply, struct err *e)
+{
+	uint64_t started = conn_now(c);
+
 	while (!c->call.answered) {
-		rc = client_turn(c, 100 * NS_PER_MS, e);
+		int rc = client_turn(c, 100 * NS_PER_MS, e);
+
 		if (rc < 0)
 			return rc;
 		if (c->lost_at)
@@ -297,6 +259,19 @@ int client_call(struct client *c, uint16_t type, const void *fields, uint32_t le
 	}
 	c->call.busy = false;
 	return parse_reply(c, type, reply, e);
+}
+
+int client_call(struct client *c, uint16_t type, const void *fields, uint32_t len, struct rcur *reply, struct err *e)
+{
+	int rc = call_post(c, type, fields, len, e);
+
+	return rc < 0 ? rc : call_wait(c, type, reply, e);
+}
+
+static int short_answer(const struct client *c, struct err *e)
+{
+	return err_set(e, -EPROTO, "%s sent a short answer: install the same dwcp release on both hosts",
+		       c->cfg.target);
 }
 
 int client_call_msg(struct client *c, uint16_t type, const struct wire_def *req_def, const void *req,
@@ -313,9 +288,70 @@ int client_call_msg(struct client *c, uint16_t type, const struct wire_def *req_
 	if (rc < 0 || !rep_def)
 		return rc;
 	wire_get(&in, rep_def, rep);
-	return in.bad ? err_set(e, -EPROTO, "%s sent a short answer: install the same dwcp release on both hosts",
-				c->cfg.target)
-		      : 0;
+	return in.bad ? short_answer(c, e) : 0;
+}
+
+/* HELLO, and both ends open their workers at the same time. */
+static int open_planes(struct client *c, struct err *e)
+{
+	struct msg_hello h = {
+		.streams = c->cfg.streams,
+		.workers = c->cfg.workers,
+		.chunk = c->cfg.stage_chunk,
+		.sum = (uint8_t)c->cfg.sum,
+		.timeout_ms = (uint32_t)min_u64(c->cfg.timeout_ns / NS_PER_MS, UINT32_MAX),
+	};
+	uint8_t fields[64];
+	struct wcur w = wcur_init(fields, sizeof fields);
+	struct rcur in;
+	int rc;
+
+	wire_put(&w, &wire_hello, &h);
+	rc = call_post(c, MSG_HELLO, fields, (uint32_t)(w.p - fields), e);
+	if (rc == 0) {
+		conn_flush(c);
+		conn_events(c);
+		rc = open_amst(c, e);
+	}
+	if (rc == 0)
+		rc = call_wait(c, MSG_HELLO, &in, e);
+	if (rc < 0)
+		return rc;
+	wire_get(&in, &wire_hello_reply, &c->peer_hello);
+	if (in.bad)
+		return short_answer(c, e);
+	c->agreed = true;
+	return 0;
+}
+
+int client_open(struct client **out, const struct client_config *cfg, uint64_t *setup_ns, struct err *e)
+{
+	struct client *c = calloc(1, sizeof *c);
+	uint64_t start;
+	int rc;
+
+	if (!c)
+		return err_set(e, -ENOMEM, "no memory for a session");
+	c->cfg = *cfg;
+	session_id(c);
+	start = conn_now(c);
+	rc = alloc_client(c, e);
+	if (rc == 0)
+		rc = open_ctl(c, e);
+	if (rc == 0)
+		rc = conn_open(c, e);
+	if (rc == 0)
+		rc = open_planes(c, e);
+	if (rc == 0)
+		rc = conn_streams(c, e);
+	if (rc < 0) {
+		client_close(c);
+		return rc;
+	}
+	if (setup_ns)
+		*setup_ns = conn_now(c) - start;
+	*out = c;
+	return 0;
 }
 
 int client_region_make(struct client *c, uint32_t id, uint64_t bytes, uint64_t seed, struct be_token *token,

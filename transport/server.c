@@ -45,10 +45,21 @@ void server_reject(struct server *srv, struct be_request *r, enum pre_status why
 
 static struct session *find_session(struct server *srv, const uint8_t id[16])
 {
-	for (uint32_t i = 0; i < srv->cfg.sessions; i++)
+	for (uint32_t i = 0; i < srv->slots; i++)
 		if (srv->sessions[i].used && !memcmp(srv->sessions[i].id, id, 16))
 			return &srv->sessions[i];
 	return NULL;
+}
+
+/* Sessions that somebody uses. One that said BYE leaves only its memory to be given back: who calls the next one
+ * should not have to wait for that. */
+static uint32_t live_sessions(const struct server *srv)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < srv->slots; i++)
+		n += srv->sessions[i].used && !srv->sessions[i].dying && !srv->sessions[i].bye;
+	return n;
 }
 
 static void on_incoming(struct server *srv, const struct be_event *ev)
@@ -73,7 +84,7 @@ static void on_incoming(struct server *srv, const struct be_event *ev)
 			server_reject(srv, ev->request, PRE_DUPLICATE);
 		else if (srv->stopping)
 			server_reject(srv, ev->request, PRE_STOPPING);
-		else if (srv->counters.sessions_now >= srv->cfg.sessions)
+		else if (live_sessions(srv) >= srv->cfg.sessions || srv->counters.sessions_now >= srv->slots)
 			server_reject(srv, ev->request, PRE_BUSY);
 		else
 			session_start(srv, p.session, ev->request);
@@ -98,7 +109,7 @@ static void on_incoming(struct server *srv, const struct be_event *ev)
 static struct session *session_of(struct server *srv, uint64_t cookie)
 {
 	uint32_t slot = (uint32_t)(cookie & 0xffff);
-	struct session *s = slot && slot <= srv->cfg.sessions ? &srv->sessions[slot - 1] : NULL;
+	struct session *s = slot && slot <= srv->slots ? &srv->sessions[slot - 1] : NULL;
 
 	return s && s->used && s->generation == (cookie >> 16 & 0xffffff) ? s : NULL;
 }
@@ -123,11 +134,14 @@ static void on_event(struct server *srv, const struct be_event *ev)
 static int open_parts(struct server *srv, struct err *e)
 {
 	const struct server_config *cfg = &srv->cfg;
+
+	srv->slots = 2 * cfg->sessions;
+
 	struct be_open o = {
 		.opts = cfg->be_opts,
 		.clock = cfg->clock,
-		.streams = 2 * cfg->sessions + 8,
-		.frames = cfg->sessions + 8,
+		.streams = 2 * srv->slots + 8,
+		.frames = srv->slots + 8,
 		.frame_bytes = WIRE_CTL_MAX,
 		.sends = 8,
 		.regions = 1,
@@ -138,10 +152,10 @@ static int open_parts(struct server *srv, struct err *e)
 	int rc;
 
 	/* calloc knows nothing of members that want a cache line of their own. */
-	srv->sessions = aligned_alloc(CACHE_LINE, cfg->sessions * sizeof *srv->sessions);
+	srv->sessions = aligned_alloc(CACHE_LINE, srv->slots * sizeof *srv->sessions);
 	if (!srv->sessions)
 		return err_set(e, -ENOMEM, "no memory for %u sessions: allow fewer", cfg->sessions);
-	memset(srv->sessions, 0, cfg->sessions * sizeof *srv->sessions);
+	memset(srv->sessions, 0, srv->slots * sizeof *srv->sessions);
 	rc = cfg->ops->open(&o, &srv->ctl, e);
 	if (rc == 0)
 		rc = cfg->ops->listen(srv->ctl, &cfg->listen, &srv->bound, e);
@@ -185,7 +199,7 @@ void server_turn(struct server *srv, uint64_t wait_ns)
 	for (int i = 0; i < n; i++)
 		on_event(srv, &ev[i]);
 	any = n > 0;
-	for (uint32_t i = 0; i < srv->cfg.sessions; i++)
+	for (uint32_t i = 0; i < srv->slots; i++)
 		if (srv->sessions[i].used)
 			any |= session_turn(&srv->sessions[i]);
 	metric_add(&srv->counters.region_bytes_now, srv->region_bytes - srv->counters.region_bytes_now);
@@ -202,7 +216,7 @@ void server_close(struct server *srv)
 		return;
 	srv->stopping = true;
 	until = clock_now(&srv->cfg.clock) + 3 * NS_PER_S;
-	for (uint32_t i = 0; srv->ctl && i < srv->cfg.sessions; i++)
+	for (uint32_t i = 0; srv->ctl && i < srv->slots; i++)
 		if (srv->sessions[i].used && !srv->sessions[i].dying) {
 			session_goodbye(&srv->sessions[i], "the server is shutting down");
 			session_end(&srv->sessions[i], false);
@@ -212,7 +226,7 @@ void server_close(struct server *srv)
 	       (srv->cfg.manual ? turns++ < CLOSE_TURNS : clock_now(&srv->cfg.clock) < until))
 		server_turn(srv, 20 * NS_PER_MS);
 	/* Sessions whose last words or last job took too long end here. */
-	for (uint32_t i = 0; srv->ctl && i < srv->cfg.sessions; i++)
+	for (uint32_t i = 0; srv->ctl && i < srv->slots; i++)
 		if (srv->sessions[i].used) {
 			jobs_close(srv->sessions[i].jobs);
 			srv->sessions[i].jobs = NULL;
@@ -220,7 +234,7 @@ void server_close(struct server *srv)
 		}
 	if (srv->ctl)
 		srv->cfg.ops->close(srv->ctl);
-	for (uint32_t i = 0; srv->ctl && i < srv->cfg.sessions; i++)
+	for (uint32_t i = 0; srv->ctl && i < srv->slots; i++)
 		if (srv->sessions[i].used)
 			session_destroyed(&srv->sessions[i]);
 	free(srv->sessions);
@@ -239,7 +253,7 @@ static void sum_locked(struct server *srv, struct server_counters *sc, struct am
 	metrics_sum(server_metrics, server_metrics_n, sc, &srv->counters);
 	*ac = srv->ended_ac;
 	*bc = srv->ended_bc;
-	for (uint32_t i = 0; i < srv->cfg.sessions; i++) {
+	for (uint32_t i = 0; i < srv->slots; i++) {
 		struct session *s = &srv->sessions[i];
 
 		if (!s->visible)
@@ -281,7 +295,7 @@ json_t *server_stats(struct server *srv)
 
 	pthread_mutex_lock(&srv->mu);
 	sum_locked(srv, &sc, &ac, &bc);
-	for (uint32_t i = 0; i < srv->cfg.sessions; i++)
+	for (uint32_t i = 0; i < srv->slots; i++)
 		if (srv->sessions[i].visible)
 			json_array_append_new(sessions, session_stats(&srv->sessions[i], now));
 	pthread_mutex_unlock(&srv->mu);

@@ -48,7 +48,7 @@ struct session *session_start(struct server *srv, const uint8_t id[16], struct b
 	uint32_t slot, generation;
 	struct be_info info;
 
-	for (slot = 0; slot < srv->cfg.sessions && !s; slot++)
+	for (slot = 0; slot < srv->slots && !s; slot++)
 		if (!srv->sessions[slot].used)
 			s = &srv->sessions[slot];
 	if (!s)

@@ -113,8 +113,9 @@ struct server {
 	struct server_config cfg;
 	struct be *ctl;
 	struct be_addr bound;
-	pthread_mutex_t mu; /* sessions' visibility and the totals; never in the data path */
-	struct session *sessions;
+	pthread_mutex_t mu;       /* sessions' visibility and the totals; never in the data path */
+	struct session *sessions; /* `slots` of them: twice the sessions allowed, for those that are on their way out */
+	uint32_t slots;
 	bool stopping;
 	uint64_t region_bytes;
 	struct server_counters counters;

@@ -537,7 +537,7 @@ static bool end_holders(struct session *s, const char *name)
 {
 	bool held = false;
 
-	for (uint32_t i = 0; i < s->srv->cfg.sessions; i++) {
+	for (uint32_t i = 0; i < s->srv->slots; i++) {
 		struct session *o = &s->srv->sessions[i];
 
 		if (!lost_one(s, o) || !holds(o, name))
@@ -559,7 +559,7 @@ static bool held_by_lost(struct session *s)
 	struct store_spec spec;
 	bool lost = false, held = false;
 
-	for (uint32_t i = 0; i < s->srv->cfg.sessions; i++) {
+	for (uint32_t i = 0; i < s->srv->slots; i++) {
 		const struct session *o = &s->srv->sessions[i];
 
 		lost |= lost_one(s, o);
