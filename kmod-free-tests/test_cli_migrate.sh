@@ -59,6 +59,16 @@ for args in "--policy=stopcopy --verify=full" "--tracker=sigsegv" "--pattern=zip
 	fi
 done
 
+t="a virtual machine"
+if [[ ! -r /dev/kvm || ! -w /dev/kvm ]]; then
+	echo "SKIP $t: no /dev/kvm"
+elif "${move[@]}" --guest=kvm --vm-dirty-rate=100 >"$TEST_TMP/v.out" 2>"$TEST_TMP/v.err" &&
+	grep -q "guest's check *good" "$TEST_TMP/v.out"; then
+	ok "$t"
+else
+	bad "$t" "$(cat "$TEST_TMP/v.err")"
+fi
+
 t="a guest stays at the server, is checked and dropped"
 start_server one
 if "${move[@]}" --peer="$at" --name=box --json="$TEST_TMP/c.json" >"$TEST_TMP/c.out" 2>"$TEST_TMP/c.err" &&

@@ -53,6 +53,6 @@ int tracker_choose(const char *name, const struct guest_ops *kind, const struct 
 /* For trackers: adds one call to the cost. */
 void tracker_spent(struct tracker *t, uint64_t began_ns, uint64_t pages);
 
-extern const struct tracker_ops dirty_uffd_ops, dirty_sigsegv_ops;
+extern const struct tracker_ops dirty_kvm_ops, dirty_uffd_ops, dirty_sigsegv_ops;
 
 #endif
