@@ -37,7 +37,7 @@ Q       := $(if $(V),,@)
 
 # ---- flags -------------------------------------------------------------------------------------
 
-PKGS       := liburing yaml-0.1 jansson libxxhash libisal
+PKGS       := liburing yaml-0.1 jansson libxxhash libisal libzstd liblz4 snappy zlib
 CLI_PKGS   := libmicrohttpd
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) $(CLI_PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)

@@ -250,13 +250,26 @@ static int store_whole(void *field, const struct opt *row, const char *value, bo
 	return 0;
 }
 
+/* "1%" is "1" where the unit is percent. */
+static int parse_f64_unit(const struct opt *row, const char *value, double *v)
+{
+	size_t len = strlen(value);
+	char number[64];
+
+	if (!row->unit || strcmp(row->unit, "%") != 0 || !len || value[len - 1] != '%' || len > sizeof number)
+		return parse_f64(value, v);
+	memcpy(number, value, len - 1);
+	number[len - 1] = '\0';
+	return parse_f64(number, v);
+}
+
 static int store_f64(double *field, const struct opt *row, const char *value, bool is_auto, const char *where,
 		     struct err *e)
 {
 	double v = 0;
 
 	if (!is_auto) {
-		int rc = parse_f64(value, &v);
+		int rc = parse_f64_unit(row, value, &v);
 
 		if (rc == -ERANGE || (!rc && (v < (double)row->min || (row->max && v > (double)row->max))))
 			return out_of_range(row, value, where, e);
@@ -267,7 +280,8 @@ static int store_f64(double *field, const struct opt *row, const char *value, bo
 	return 0;
 }
 
-int opt_store(const struct opt_group *group, const struct opt *row, const char *value, const char *where, struct err *e)
+static int store(const struct opt_group *group, const struct opt *row, const char *value, const char *where,
+		 struct err *e)
 {
 	void *field = (char *)group->base + row->offset;
 	bool is_auto = row->auto_ok && strcmp(value, "auto") == 0;
@@ -290,6 +304,15 @@ int opt_store(const struct opt_group *group, const struct opt *row, const char *
 	}
 }
 
+int opt_store(const struct opt_group *group, const struct opt *row, const char *value, const char *where, struct err *e)
+{
+	int rc = store(group, row, value, where, e);
+
+	if (rc == 0 && group->given)
+		group->given[row - group->rows] = true;
+	return rc;
+}
+
 void opt_defaults(const struct opt_group *groups, size_t n)
 {
 	for (size_t g = 0; g < n; g++)
@@ -298,11 +321,13 @@ void opt_defaults(const struct opt_group *groups, size_t n)
 			/* only text has a natural default */
 			const char *def = row->def ? row->def : row->type == OPT_STR ? "" : "(none)";
 			struct err e;
-			int rc = opt_store(&groups[g], row, def, row->name, &e);
+			int rc = store(&groups[g], row, def, row->name, &e);
 
 			if (rc)
 				log_error("default in option table %s: %s", groups[g].name, e.why);
 			assert(rc == 0);
+			if (groups[g].given)
+				groups[g].given[i] = false;
 		}
 }
 

@@ -11,7 +11,7 @@
  *
  * Syntax: sizes `4096 64KB 4MB 1GB` (1024-based; KiB, k, K accepted), rates
  * `1Gbps 500Mbps 2.5Gbps` (1000-based), times `250us 10ms 5s 30m 24h`. A number
- * without a unit is bytes, bits per second, or seconds. `auto`, where a row
+ * without a unit is bytes, bits per second, or seconds. An OPT_F64 whose unit is "%" may be written with it. `auto`, where a row
  * allows it, stores 0 (or ""), whatever the range. '-' and '_' in names are the same.
  */
 #ifndef DWCP_BASE_OPT_H
@@ -46,7 +46,8 @@ struct opt_group {
 	const char *help; /* heading text in --help and docs */
 	const struct opt *rows;
 	size_t n;
-	void *base; /* the option struct */
+	void *base;  /* the option struct */
+	bool *given; /* NULL, or n flags: a file or the command line gave a value; opt_defaults clears them */
 };
 
 /* Sets every field of every group to its default. A default that does not parse is a bug (assert). */

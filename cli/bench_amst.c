@@ -79,6 +79,13 @@ static const struct opt rows[] = {
 	  .offset = FIELD(reverse),
 	  .def = "no",
 	  .help = "the peer sends, this side receives" },
+	{ .name = "content",
+	  .type = OPT_STR,
+	  .offset = FIELD(content),
+	  .def = "random",
+	  .max = sizeof(((struct bench_amst_opts *)0)->content),
+	  .unit = "random|FILE",
+	  .help = "what the memory holds: random bytes, which nothing compresses, or a file (a memory image), over and over" },
 	{ .name = "link",
 	  .type = OPT_STR,
 	  .offset = FIELD(link),
@@ -117,11 +124,15 @@ static int plan(struct transfer *t, const struct transfer_opts *o, const struct 
 	return rc;
 }
 
-static int check_options(const struct bench_amst_opts *o, struct err *e)
+static int check_options(const struct bench_amst_opts *o, bool compress, struct err *e)
 {
 	if (o->interval_ns && o->interval_ns < 100 * NS_PER_MS)
 		return err_set(e, -EINVAL,
 			       "--interval: less than 100 ms cannot be told apart; choose more, or 0 for none");
+	if (o->reverse && compress)
+		return err_set(e, -EINVAL, "--reverse: a peer sends what it has as it is; leave --compress out");
+	if (o->reverse && strcmp(o->content, "random"))
+		return err_set(e, -EINVAL, "--content is of the side that sends; leave --reverse out");
 	if (o->check && !(o->target > 0))
 		return err_set(e, -EINVAL, "--check compares with --target-gbytes-per-s, which is missing");
 	if (!o->check && o->target > 0)
@@ -193,6 +204,7 @@ int cmd_benchmark_amst(int argc, char **argv)
 		{ .name = "benchmark", .help = "Benchmark", .rows = rows, .n = ARRAY_LEN(rows), .base = &opts },
 		transfer_group(&transfer_opts),
 		transfer_tcp_group(&transfer_opts.tcp),
+		transfer_compress_group(&transfer_opts),
 		cmd_output_group(&output),
 	};
 	struct transfer t = { 0 };
@@ -204,7 +216,7 @@ int cmd_benchmark_amst(int argc, char **argv)
 	if (status != CMD_RUN)
 		return status;
 	transfer_apply_mode(&transfer_opts);
-	rc = check_options(&opts, &e);
+	rc = check_options(&opts, transfer_opts.hde.mode != HDE_NONE, &e);
 	if (rc >= 0)
 		rc = plan(&t, &transfer_opts, &opts, &e);
 	if (rc < 0) {

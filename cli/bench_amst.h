@@ -19,6 +19,7 @@ struct bench_amst_opts {
 	uint64_t duration_ns, omit_ns, interval_ns; /* 0: off */
 	char peer[280];                             /* "": own receiver */
 	bool reverse;
+	char content[256]; /* "random" or a file */
 	char link[32];
 	bool check;
 	double target; /* GB/s */
@@ -55,6 +56,7 @@ struct bench_result {
 	bool peer_told; /* it answered at the end, too: what is the peer's is known */
 	uint64_t peer_tx_zero_copy, peer_tx_copied, peer_rx_zero_copy, peer_rx_copied;
 	double cpu_s, peer_cpu_s;
+	struct hde_stats hde;
 	uint64_t rss, peer_rss; /* bytes at the end, regions included unless they are of reserved huge pages */
 	uint64_t peer_regions;  /* bytes of the session's regions there */
 	uint64_t retransmits;   /* of the sending side */
@@ -75,6 +77,8 @@ struct bench_amst {
 	struct client *client;
 	struct hugebuf region;
 	struct be_token token;
+	struct hde_stage *hde; /* NULL: not compressed */
+	struct stage stage;
 	struct progress progress;
 	bool counting;
 	uint64_t start_ns, stop_ns;           /* of the measurement; stop_ns 0: not by time */

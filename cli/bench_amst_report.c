@@ -117,6 +117,14 @@ void bench_amst_print(const struct bench_amst *b)
 		printf(" (median; 95 %% %.3f to %.3f, n %zu)", s.ci95_low, s.ci95_high, s.n);
 	printf("\n  %-16s %s in %.3f s, %.3f GB/s\n", "moved", format_size(bytes, sizeof(bytes), r->bytes),
 	       (double)r->ns / 1e9, mean(r));
+	if (b->transfer->opts->hde.mode) {
+		char wire[32];
+
+		printf("  %-16s %s of payload, %.2f : 1 (--compress=%s)\n", "on the wire",
+		       format_size(wire, sizeof(wire), r->amst.wire_acked),
+		       r->amst.wire_acked ? (double)r->bytes / (double)r->amst.wire_acked : 0,
+		       hde_mode_names[b->transfer->opts->hde.mode]);
+	}
 	print_costs(b);
 	format_size(digest, sizeof(digest), r->verified_bytes);
 	if (r->verified)
@@ -236,6 +244,10 @@ int bench_amst_print_json(const struct bench_amst *b, const char *path, struct e
 
 	json_object_update(result, settings);
 	json_object_update(result, measured);
+	json_object_set_new(result, "compress", json_string(hde_mode_names[b->transfer->opts->hde.mode]));
+	json_object_set_new(result, "bytes_wire", count_json(!b->opts->reverse, b->result.amst.wire_acked));
+	if (b->transfer->opts->hde.mode)
+		json_object_set_new(result, "hde", metrics_json(hde_metrics, hde_metrics_n, &b->result.hde));
 	json_object_set_new(result, "samples_gbytes_per_s", samples_json(&b->result.samples));
 	if (b->opts->check)
 		json_object_set_new(result, "check",

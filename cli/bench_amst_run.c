@@ -4,6 +4,7 @@
 #include "cli/bench_amst.h"
 #include "cli/cmd.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -115,16 +116,20 @@ static bool tick(void *ctx, uint64_t at, uint64_t bytes)
 static int push(struct bench_amst *b, uint64_t at, uint64_t len, uint64_t passes, uint64_t *acked, struct err *e)
 {
 	const struct client_tick on_tick = { .fn = tick, .ctx = b };
-	const struct amst_extent extent = { .from = at, .to = at, .len = len };
+	const struct amst_extent extent = { .from = at, .to = at, .len = len, .object = b->token.id };
 	struct amst_tx tx = {
 		.chunk = (uint32_t)b->transfer->opts->chunk,
 		.sum = (enum sum_kind)b->transfer->opts->sum,
 		.passes = passes,
 		.extents = &extent,
 		.n_extents = 1,
+		.stage = b->hde ? &b->stage : NULL,
 		.base = b->region.addr,
 		.token = b->token,
 	};
+
+	if (b->hde)
+		hde_round(hde_stage_enc(b->hde), NULL);
 	int rc = client_transfer(b->client, &tx, XFER_PUT, &on_tick, NULL, e);
 
 	*acked = tx.acked_bytes;
@@ -279,12 +284,44 @@ static void bar(struct bench_amst *b, const char *what, uint64_t total)
 	progress_begin(&b->progress, what, total, b->bar, now());
 }
 
+/* The file's bytes, over and over. */
+static int fill_from_file(struct bench_amst *b, struct err *e)
+{
+	const char *path = b->opts->content;
+	uint8_t *p = b->region.addr;
+	uint64_t len = b->region.len, have = 0;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : 1;
+
+	bar(b, "reading", len);
+	while (n > 0 && have < len && !cmd_signal) {
+		n = pread(fd, p + have, min_u64(PIECE, len - have), (off_t)have);
+		have += n > 0 ? (uint64_t)n : 0;
+		progress_update(&b->progress, have, now());
+	}
+	progress_clear(&b->progress);
+	if (n < 0 || !have) {
+		int rc = n < 0 ? -errno : -ENODATA;
+
+		err_set(e, rc, "--content: cannot read \"%.200s\": %s", path, n < 0 ? strerror(-rc) : "it is empty");
+		if (fd >= 0)
+			close(fd);
+		return rc;
+	}
+	close(fd);
+	for (uint64_t at = have; at < len; at += have)
+		memcpy(p + at, p, min_u64(have, len - at));
+	return cmd_signal ? err_set(e, -EINTR, "interrupted") : 0;
+}
+
 /* New contents for all of our region. In reverse it is what arrives that must replace them. */
 static int fill(struct bench_amst *b, uint64_t seed, struct err *e)
 {
 	uint8_t *p = b->region.addr;
 	uint64_t len = b->region.len;
 
+	if (!b->opts->reverse && strcmp(b->opts->content, "random"))
+		return fill_from_file(b, e);
 	bar(b, "filling", len);
 	for (uint64_t at = 0; at < len && !cmd_signal; at += PIECE) {
 		rng_fill(p + at, min_u64(PIECE, len - at), seed + at);
@@ -306,7 +343,7 @@ static void stamp(struct bench_amst *b, uint64_t at, uint64_t len)
 
 		v = 0;
 		memcpy(&v, p + at, n);
-		v++;
+		v += v != 0; /* a page of zeros stays one */
 		memcpy(p + at, &v, n);
 	}
 	/* The measurement's clock stands still meanwhile. */
@@ -319,6 +356,22 @@ static void stamp(struct bench_amst *b, uint64_t at, uint64_t len)
 
 /* ---- phases ------------------------------------------------------------------------------------ */
 
+/* Each iteration stands for a transfer of its own: no deltas against the one before. */
+static int open_hde(struct bench_amst *b, struct err *e)
+{
+	const struct bench_result *r = &b->result;
+	bool once = !b->opts->duration_ns && r->data_bytes <= r->region_bytes;
+	const struct hde_config cfg = {
+		.opts = b->transfer->opts->hde,
+		.workers = b->transfer->workers,
+		.bytes = once ? r->region_bytes : 0, /* a page may be under way twice otherwise */
+		.frozen = b->region.addr,
+		.no_delta = true,
+	};
+
+	return hde_stage_open(&b->hde, &b->stage, &cfg, b->region.addr, r->region_bytes, NULL, e);
+}
+
 static int make_regions(struct bench_amst *b, struct err *e)
 {
 	struct bench_result *r = &b->result;
@@ -327,6 +380,8 @@ static int make_regions(struct bench_amst *b, struct err *e)
 
 	if (rc >= 0 && b->opts->reverse)
 		rc = client_region_offer(b->client, REGION_HERE, b->region.addr, r->region_bytes, &b->token, e);
+	if (rc >= 0 && b->transfer->opts->hde.mode)
+		rc = open_hde(b, e);
 	if (rc >= 0 && !b->opts->reverse)
 		amst_source_add(client_amst(b->client), b->region.addr, r->region_bytes);
 	return rc;
@@ -463,7 +518,9 @@ int bench_amst_run(struct bench_amst *b, struct err *e)
 	if (!b->opts->reverse)
 		rc = fill(b, SEED_FIRST, e);
 	if (rc >= 0)
-		rc = transfer_connect(b->transfer, 0, &b->client, &r->setup_ns, e);
+		rc = transfer_connect(b->transfer,
+				      b->transfer->opts->hde.mode != HDE_NONE ? transfer_stage_chunk(b->transfer) : 0,
+				      &b->client, &r->setup_ns, e);
 	if (rc >= 0)
 		rc = run_phases(b, e);
 	if (b->client) {
@@ -471,8 +528,12 @@ int bench_amst_run(struct bench_amst *b, struct err *e)
 		r->resumes = client_resumes(b->client);
 	}
 	r->interrupted = rc == -EINTR;
+	if (b->hde)
+		hde_enc_stats(hde_stage_enc(b->hde), &r->hde);
 	client_close(b->client);
 	b->client = NULL;
+	hde_stage_close(b->hde);
+	b->hde = NULL;
 	return rc;
 }
 

@@ -39,6 +39,7 @@ static int open_server(struct server **s, const struct transfer *t, uint64_t mem
 		.service = d ? dest_service(d) : (struct service){ .ops = NULL },
 		.cpus = t->cpus.n ? t->cpus.v : NULL,
 		.n_cpus = t->cpus.n,
+		.filters = transfer_filters,
 		.timeout_ns = t->opts->timeout_ns,
 		.clock = clock_mono,
 		.release = cmd_version,
@@ -71,7 +72,7 @@ static __attribute__((noreturn)) void child(int fd, pid_t parent, const struct t
 	signal(SIGINT, SIG_IGN); /* the terminal sends it to both; the parent decides */
 	signal(SIGTERM, SIG_DFL);
 	if (guests)
-		h.rc = dest_open(&d, &(struct dest_config){ .memory_max = memory_max }, &h.err);
+		h.rc = dest_open(&d, &(struct dest_config){ .memory_max = memory_max, .workers = t->workers }, &h.err);
 	if (h.rc == 0)
 		h.rc = open_server(&s, t, memory_max, d, &h.err);
 	if (h.rc == 0)

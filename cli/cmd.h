@@ -80,5 +80,6 @@ int cmd_migrate(int argc, char **argv);
 int cmd_guests(int argc, char **argv);
 int cmd_stats(int argc, char **argv);
 extern const struct command cmd_benchmark_table[];
+extern const struct command cmd_linkemu_table[];
 
 #endif

@@ -260,6 +260,7 @@ static int move(struct migrate_cmd *m, struct err *e)
 		.client = m->client,
 		.chunk = (uint32_t)m->transfer_opts.chunk,
 		.sum = (enum sum_kind)m->transfer_opts.sum,
+		.hde = m->transfer_opts.hde,
 		.limits = { .downtime_ns = o->downtime_ns, .timeout_ns = o->timeout_ns, .rounds_max = o->rounds },
 		.force = o->force,
 		.auto_converge = o->auto_converge,
@@ -392,6 +393,8 @@ static int run_options(struct migrate_cmd *m, void **bases, const char *json)
 	struct err e = { 0 };
 	int rc;
 
+	if (!m->transfer_opts.chunk)
+		m->transfer_opts.chunk = m->transfer_opts.hde.mode ? PAGES_CHUNK_MAX : PAGES_CHUNK_MAX / 2;
 	transfer_apply_mode(&m->transfer_opts);
 	rc = plan(m, &e);
 	if (rc < 0) {
@@ -413,14 +416,15 @@ int cmd_migrate(int argc, char **argv)
 	struct opt_group groups[CMD_GROUPS_MAX] = {
 		{ .name = "migrate", .help = "Migration", .rows = rows, .n = ARRAY_LEN(rows), .base = &m.opts },
 		transfer_group(&m.transfer_opts),
+		transfer_compress_group(&m.transfer_opts),
 		transfer_tcp_group(&m.transfer_opts.tcp),
 		cmd_output_group(&output),
 	};
 	void *bases[CMD_GROUPS_MAX] = { 0 };
-	int n, status = CMD_FAILED, kinds = kind_groups(groups + 4, bases);
+	int n, status = CMD_FAILED, kinds = kind_groups(groups + 5, bases);
 
 	if (kinds >= 0)
-		status = cmd_options(&usage, groups, 4 + (size_t)kinds, 0, 0, argc, argv, &n);
+		status = cmd_options(&usage, groups, 5 + (size_t)kinds, 0, 0, argc, argv, &n);
 	if (status == CMD_RUN)
 		status = run_options(&m, bases, output.json);
 	for (size_t i = 0; i < ARRAY_LEN(bases); i++)

@@ -98,6 +98,8 @@ static void print_text(const struct send *s)
 		printf("  %-18s %12llu\n", "skipped", (unsigned long long)s->list.skipped);
 	print_size("bytes", t->bytes);
 	print_size("sent", t->bytes_sent);
+	if (s->transfer_opts.hde.mode)
+		print_size("on the wire", t->bytes_wire);
 	if (s->opts.resume)
 		print_size("equal, not sent", t->bytes_equal);
 	if (t->bytes_holes)
@@ -122,12 +124,13 @@ static json_t *totals_json(const struct send *s)
 {
 	const struct send_totals *t = &s->job.totals;
 
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "files", (json_int_t)t->files, "folders",
-			 (json_int_t)t->folders, "failed", (json_int_t)t->failed, "skipped",
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:I}", "files", (json_int_t)t->files,
+			 "folders", (json_int_t)t->folders, "failed", (json_int_t)t->failed, "skipped",
 			 (json_int_t)s->list.skipped, "bytes", (json_int_t)t->bytes, "bytes_sent",
 			 (json_int_t)t->bytes_sent, "bytes_equal", (json_int_t)t->bytes_equal, "bytes_holes",
 			 (json_int_t)t->bytes_holes, "chunks", (json_int_t)t->chunks, "chunks_refused",
-			 (json_int_t)t->chunks_refused);
+			 (json_int_t)t->chunks_refused, "compress", hde_mode_names[s->transfer_opts.hde.mode],
+			 "bytes_wire", (json_int_t)t->bytes_wire);
 }
 
 static int print_json(const struct send *s, struct err *e)
@@ -202,7 +205,7 @@ static int send_all(struct send *s, struct err *e)
 {
 	struct client *c = NULL;
 	uint64_t start;
-	int rc = transfer_connect(&s->transfer, (uint32_t)s->transfer_opts.chunk, &c, &s->setup_ns, e);
+	int rc = transfer_connect(&s->transfer, transfer_stage_chunk(&s->transfer), &c, &s->setup_ns, e);
 
 	if (rc < 0)
 		return rc;
@@ -274,6 +277,7 @@ int cmd_send(int argc, char **argv)
 		{ .name = "send", .help = "Files", .rows = rows, .n = ARRAY_LEN(rows), .base = &s.opts },
 		transfer_group(&s.transfer_opts),
 		transfer_tcp_group(&s.transfer_opts.tcp),
+		transfer_compress_group(&s.transfer_opts),
 		cmd_output_group(&s.output),
 	};
 	int n, status;

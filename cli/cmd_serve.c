@@ -301,6 +301,11 @@ static int open_metrics(struct serve *s, struct err *e)
 
 /* ---- open, run, close -------------------------------------------------------------------------- */
 
+static unsigned workers(const struct serve *s)
+{
+	return s->opts.workers ? s->opts.workers : (unsigned)min_u64(transfer_cpu_count(), AMST_WORKERS_MAX);
+}
+
 /* auto: three quarters of the machine's. */
 static uint64_t memory_max(const struct serve *s)
 {
@@ -316,13 +321,14 @@ static int open_server(struct serve *s, struct err *e)
 		.ops = s->ops,
 		.be_opts = transfer_be_opts(s->ops, &s->tcp),
 		.listen = s->listen,
-		.workers = o->workers ? o->workers : (unsigned)min_u64(transfer_cpu_count(), AMST_WORKERS_MAX),
+		.workers = workers(s),
 		.sessions = o->sessions,
 		.memory_max = memory_max(s),
 		.store = s->store,
 		.service = dest_service(s->guests),
 		.cpus = s->cpus.n ? s->cpus.v : NULL,
 		.n_cpus = s->cpus.n,
+		.filters = transfer_filters,
 		.timeout_ns = o->timeout_ns,
 		.clock = clock_mono,
 		.release = cmd_version,
@@ -343,7 +349,8 @@ static int open_all(struct serve *s, struct err *e)
 	if (s->opts.store[0])
 		rc = store_open(&s->store, s->opts.store, e);
 	if (rc >= 0)
-		rc = dest_open(&s->guests, &(struct dest_config){ .memory_max = memory_max(s) }, e);
+		rc = dest_open(&s->guests, &(struct dest_config){ .memory_max = memory_max(s), .workers = workers(s) },
+			       e);
 	if (rc >= 0)
 		rc = open_server(s, e);
 	if (rc >= 0)

@@ -95,9 +95,10 @@ void migrate_print(const struct migrate_cmd *m)
 		       ms(b->start_ns));
 	if (r->rollback_ns)
 		printf("  %-16s %.2f ms until the guest ran here again\n", "rollback", ms(r->rollback_ns));
-	printf("  %-16s %.2f MB, %.1f %% less than memory; %llu pages were zeros\n", "on the wire",
-	       (double)r->bytes_wire / 1e6, 100 - 100.0 * (double)r->bytes_wire / (double)m->opts.memory,
-	       (unsigned long long)r->zero_pages);
+	printf("  %-16s %.2f MB, %.1f %% less than memory; pages: %llu zeros, %llu duplicates, %llu deltas, %llu others\n",
+	       "on the wire", (double)r->bytes_wire / 1e6, 100 - 100.0 * (double)r->bytes_wire / (double)m->opts.memory,
+	       (unsigned long long)r->zero_pages, (unsigned long long)r->duplicate_pages,
+	       (unsigned long long)r->delta_pages, (unsigned long long)r->raw_pages);
 	print_tracking(m);
 	if (r->outcome == OUTCOME_COMPLETED && m->opts.verify)
 		printf("  %-16s %s\n", "verified",
@@ -160,10 +161,11 @@ static json_t *outcome_json(const struct migrate_cmd *m)
 			 (double)r->total_ns / 1e9, "downtime_ms",
 			 completed ? json_real(ms(r->downtime_ns)) : json_null(), "downtime_parts_ms",
 			 completed ? downtime_json(r) : json_null(), "bytes_wire", (json_int_t)r->bytes_wire,
-			 "zero_pages", (json_int_t)r->zero_pages, "duplicate_pages", (json_int_t)0, "delta_pages",
-			 (json_int_t)0, "verified", r->verified, "outcome", migrate_outcome_name(r->outcome),
-			 "rollback_ms", r->rollback_ns ? json_real(ms(r->rollback_ns)) : json_null(), "prepare_ms",
-			 ms(r->prepare_ns), "throttle_percent", (int)r->throttle, "self_check",
+			 "zero_pages", (json_int_t)r->zero_pages, "duplicate_pages", (json_int_t)r->duplicate_pages,
+			 "delta_pages", (json_int_t)r->delta_pages, "verified", r->verified, "outcome",
+			 migrate_outcome_name(r->outcome), "rollback_ms",
+			 r->rollback_ns ? json_real(ms(r->rollback_ns)) : json_null(), "prepare_ms", ms(r->prepare_ns),
+			 "throttle_percent", (int)r->throttle, "self_check",
 			 m->checked ? json_boolean(m->check_ok) : json_null(), "writes_at_switch_over",
 			 (json_int_t)m->writes_here, "writes_at_check", (json_int_t)m->writes_there);
 }
@@ -176,15 +178,15 @@ int migrate_print_json(const struct migrate_cmd *m, const char *path, struct err
 	char id[GUEST_ID_TEXT];
 	int rc;
 
-	part = json_pack("{s:s, s:s, s:I, s:s?, s:s, s:s, s:s?, s:s, s:i, s:I, s:s, s:f, s:f, s:o, s:o}", "guest",
+	part = json_pack("{s:s, s:s, s:I, s:s?, s:s, s:s, s:s?, s:s, s:i, s:I, s:s, s:s, s:f, s:f, s:o, s:o}", "guest",
 			 m->kind->name, "guest_id", guest_id_text(id, &r->id), "memory_bytes",
 			 (json_int_t)m->opts.memory, "tracker", tracker, "policy",
 			 migrate_policies[m->opts.policy].name, "backend", m->transfer.ops->name, "link",
 			 (const char *)NULL, "peer", m->transfer.target, "streams", (int)m->transfer.streams,
-			 "chunk_bytes", (json_int_t)m->transfer_opts.chunk, "verify",
-			 migrate_verify_names[m->opts.verify], "guest_writes_per_s", m->guest_writes_per_s,
-			 "guest_steps_per_s", m->guest_steps_per_s, "rounds", rounds_json(r), "tracking",
-			 tracking_json(&r->tracking));
+			 "chunk_bytes", (json_int_t)m->transfer_opts.chunk, "compress",
+			 hde_mode_names[m->transfer_opts.hde.mode], "verify", migrate_verify_names[m->opts.verify],
+			 "guest_writes_per_s", m->guest_writes_per_s, "guest_steps_per_s", m->guest_steps_per_s,
+			 "rounds", rounds_json(r), "tracking", tracking_json(&r->tracking));
 	json_object_update(result, part);
 	json_decref(part);
 	part = outcome_json(m);

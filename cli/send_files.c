@@ -11,6 +11,8 @@
 struct run {
 	struct send_job *job;
 	struct batch batch;
+	struct stage stage; /* of every transfer */
+	struct hde_stage *hde;
 	uint64_t *failed; /* a bit for each entry of the list */
 };
 
@@ -90,25 +92,37 @@ static bool blame(struct send_job *job, struct batch *b, const struct amst_tx *t
 	return true;
 }
 
-static int transfer(struct send_job *job, struct batch *b, struct err *e)
+static uint64_t wire_bytes(const struct send_job *job)
 {
-	const struct stage stage = { .ops = &read_files, .ctx = b };
+	struct amst_counters ac;
+	struct be_counters bc;
+
+	amst_counters(client_amst(job->client), &ac, &bc);
+	return ac.wire_acked;
+}
+
+static int transfer(struct run *r, struct err *e)
+{
+	struct send_job *job = r->job;
+	struct batch *b = &r->batch;
 	const struct client_tick on_tick = { .fn = tick, .ctx = job };
 	int rc = 0;
 
 	while (drop_failed_extents(b), b->n_ext) {
 		struct msg_xfer_result result = { 0 };
+		uint64_t wire = wire_bytes(job);
 		struct amst_tx tx = {
 			.chunk = (uint32_t)job->transfer->opts->chunk,
 			.sum = (enum sum_kind)job->transfer->opts->sum,
 			.passes = 1,
 			.extents = b->ext,
 			.n_extents = b->n_ext,
-			.stage = &stage,
+			.stage = &r->stage,
 		};
 
 		rc = client_transfer(job->client, &tx, XFER_FILES, &on_tick, &result, e);
 		job->totals.bytes_sent += tx.acked_bytes;
+		job->totals.bytes_wire += wire_bytes(job) - wire;
 		job->totals.chunks += tx.acked;
 		job->totals.chunks_refused += tx.refused;
 		if (rc >= 0 || !blame(job, b, &tx))
@@ -144,7 +158,7 @@ static int run_batch(struct run *r, bool resume, bool folders, struct err *e)
 		if (rc >= 0)
 			rc = batch_plan(job, b, e);
 		if (rc >= 0)
-			rc = transfer(job, b, e);
+			rc = transfer(r, e);
 		if (rc >= 0) {
 			check_unchanged(job, b);
 			rc = batch_close(job, b, folders, e);
@@ -206,6 +220,16 @@ static int finish_folders(struct run *r, struct err *e)
 	return rc == 0 ? run_batch(r, false, true, e) : rc;
 }
 
+/* Files are read by the worker that sends them, and compressed there when that is asked for. */
+static int open_stage(struct run *r, struct err *e)
+{
+	const struct stage plain = { .ops = &read_files, .ctx = &r->batch };
+	const struct hde_config cfg = { .opts = r->job->transfer->opts->hde, .workers = r->job->transfer->workers };
+
+	r->stage = plain;
+	return cfg.opts.mode ? hde_stage_open(&r->hde, &r->stage, &cfg, NULL, 0, &plain, e) : 0;
+}
+
 int send_files(struct send_job *job, struct err *e)
 {
 	struct run *r = calloc(1, sizeof(*r));
@@ -217,10 +241,13 @@ int send_files(struct send_job *job, struct err *e)
 	r->failed = calloc(bitmap_words(job->list->n) + 1, sizeof(*r->failed));
 	rc = r->failed ? batch_alloc(&r->batch, e) : err_set(e, -ENOMEM, "no memory for the list of files: free some");
 	if (rc == 0)
+		rc = open_stage(r, e);
+	if (rc == 0)
 		rc = send_contents(r, e);
 	if (rc == 0)
 		rc = finish_folders(r, e);
 	progress_clear(&job->progress);
+	hde_stage_close(r->hde);
 	batch_free(&r->batch);
 	free(r->failed);
 	free(r);

@@ -21,6 +21,7 @@ struct send_totals {
 	uint64_t failed;         /* files and folders that are not */
 	uint64_t bytes;          /* size of the complete files */
 	uint64_t bytes_sent;     /* acknowledged, with what was sent twice */
+	uint64_t bytes_wire;     /* that they took on the wire: payloads, after compression */
 	uint64_t bytes_equal;    /* not sent: proven equal by digest */
 	uint64_t bytes_holes;    /* not sent: holes */
 	uint64_t chunks;         /* found good by the receiver */

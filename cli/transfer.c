@@ -16,7 +16,9 @@
 
 const char *const transfer_modes[] = { "auto", "datacenter", "internet", "hybrid", NULL };
 
-static const char *const compress_names[] = { "none", "auto", "datacenter", "internet", NULL };
+const struct filter *const transfer_filters[] = { &hde_filter, NULL };
+
+#define CHUNK_DEFAULT (256u << 10)
 
 #define FIELD(f) offsetof(struct transfer_opts, f)
 
@@ -49,22 +51,18 @@ static const struct opt rows[] = {
 	{ .name = "chunk-size",
 	  .type = OPT_SIZE,
 	  .offset = FIELD(chunk),
-	  .def = "256KB",
+	  .def = "auto",
 	  .min = 4096,
 	  .max = 64 << 20,
-	  .help = "bytes that a stream takes at a time; files at most 1 MB" },
+	  .auto_ok = true,
+	  .help = "bytes that a stream takes at a time; files and what is compressed at most 1 MB; auto: 256 KB, and "
+		  "512 KB with --compress" },
 	{ .name = "checksum",
 	  .type = OPT_ENUM,
 	  .offset = FIELD(sum),
 	  .def = "xxh3",
 	  .values = sum_names,
 	  .help = "of every chunk, checked by the receiver" },
-	{ .name = "compress",
-	  .type = OPT_ENUM,
-	  .offset = FIELD(compress),
-	  .def = "auto",
-	  .values = compress_names,
-	  .help = "of what is sent; this release has no compression: auto is none, the others are refused" },
 	{ .name = "scheduling",
 	  .alias = "stream_scheduling",
 	  .type = OPT_ENUM,
@@ -103,6 +101,11 @@ struct opt_group transfer_group(struct transfer_opts *o)
 	return (struct opt_group){
 		.name = "transfer", .help = "Transfer", .rows = rows, .n = ARRAY_LEN(rows), .base = o
 	};
+}
+
+struct opt_group transfer_compress_group(struct transfer_opts *o)
+{
+	return hde_group(&o->hde);
 }
 
 struct opt_group transfer_tcp_group(struct uring_opts *tcp)
@@ -301,6 +304,8 @@ void transfer_apply_mode(struct transfer_opts *o)
 {
 	bool untold = !*o->tcp.congestion || !strcmp(o->tcp.congestion, "auto");
 
+	if (!o->chunk)
+		o->chunk = o->hde.mode ? HDE_CHUNK_DEFAULT : CHUNK_DEFAULT;
 	if (o->mode == MODE_INTERNET && untold) {
 		if (congestion_available("bbr"))
 			snprintf(o->tcp.congestion, sizeof(o->tcp.congestion), "bbr");
@@ -344,9 +349,9 @@ static int plan_backend(struct transfer *t, const struct transfer_opts *o, struc
 {
 	int rc = 0;
 
-	if (o->compress > COMPRESS_AUTO)
-		rc = err_set(e, -EINVAL, "--compress=%s: this release has no compression yet; choose none or auto",
-			     compress_names[o->compress]);
+	if (o->hde.mode && o->chunk > HDE_CHUNK_MAX)
+		rc = err_set(e, -EINVAL,
+			     "--chunk-size: what is compressed goes in chunks of at most 1 MB; choose less");
 	if (rc >= 0)
 		rc = transfer_backend(o->backend, &t->ops, e);
 	t->opts = o;
@@ -376,6 +381,11 @@ int transfer_plan_addr(struct transfer *t, const struct transfer_opts *o, const 
 	t->peer[0] = *peer;
 	t->n_peer = 1;
 	return plan_workers(t, e);
+}
+
+uint32_t transfer_stage_chunk(const struct transfer *t)
+{
+	return (uint32_t)t->opts->chunk + (t->opts->hde.mode ? HDE_OVERHEAD : 0);
 }
 
 int transfer_connect(const struct transfer *t, uint32_t stage_chunk, struct client **out, uint64_t *setup_ns,

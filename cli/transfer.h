@@ -7,6 +7,7 @@
 #define DWCP_CLI_TRANSFER_H
 
 #include "base/opt.h"
+#include "compress/filter.h"
 #include "transport/client.h"
 #include "transport/uring.h"
 
@@ -16,26 +17,24 @@
 enum transfer_mode { MODE_AUTO, MODE_DATACENTER, MODE_INTERNET, MODE_HYBRID };
 extern const char *const transfer_modes[]; /* NULL-terminated */
 
-/* The transport has no codec: auto is none, and the others are refused. */
-enum transfer_compress { COMPRESS_NONE, COMPRESS_AUTO, COMPRESS_DATACENTER, COMPRESS_INTERNET };
-
 /* Fields of options, as opt_parse leaves them. */
 struct transfer_opts {
-	uint32_t streams; /* 0 auto */
-	char backend[64]; /* "" auto */
-	int mode;         /* enum transfer_mode */
-	int compress;     /* enum transfer_compress */
-	uint64_t chunk;
+	uint32_t streams;   /* 0 auto */
+	char backend[64];   /* "" auto */
+	int mode;           /* enum transfer_mode */
+	uint64_t chunk;     /* 0 auto, until transfer_apply_mode */
 	int sum;            /* enum sum_kind */
 	int sched;          /* enum amst_sched */
 	uint32_t workers;   /* 0 auto */
 	char affinity[256]; /* "" auto, "none", or a list of CPUs */
 	uint64_t timeout_ns;
 	struct uring_opts tcp;
+	struct hde_opts hde;
 };
 
 struct opt_group transfer_group(struct transfer_opts *o);
 struct opt_group transfer_tcp_group(struct uring_opts *tcp);
+struct opt_group transfer_compress_group(struct transfer_opts *o);
 
 /* CPUs that workers are pinned to: worker i to v[i % n]; n 0: not pinned. */
 struct cpu_plan {
@@ -66,6 +65,9 @@ const void *transfer_be_opts(const struct be_ops *ops, const struct uring_opts *
 int transfer_cpus(const char *list, struct cpu_plan *out, struct err *e);
 unsigned transfer_cpu_count(void); /* CPUs that this process may use */
 
+/* What a server of ours can undo: NULL-terminated. */
+extern const struct filter *const transfer_filters[];
+
 /* Makes `mode` decide what was left at auto. */
 void transfer_apply_mode(struct transfer_opts *o);
 
@@ -74,6 +76,9 @@ int transfer_plan(struct transfer *t, const struct transfer_opts *o, const char 
 /* The same for addresses that are known. */
 int transfer_plan_addr(struct transfer *t, const struct transfer_opts *o, const struct be_addr *peer, const char *name,
 		       struct err *e);
+
+/* What a staged chunk of these options takes at most. */
+uint32_t transfer_stage_chunk(const struct transfer *t);
 
 /* Opens the session; stage_chunk: the largest staged chunk, 0 for puts only. Ends with -EINTR when cmd_signal is set. */
 int transfer_connect(const struct transfer *t, uint32_t stage_chunk, struct client **out, uint64_t *setup_ns,

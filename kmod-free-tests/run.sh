@@ -3,13 +3,13 @@
 #
 # Runs one set of tests of one build variant and counts what happened.
 #
-#   B=build/gcc TEST_JOBS=2 kmod-free-tests/run.sh all|asan|tsan|valgrind [NAME…]
+#   B=build/gcc TEST_JOBS=2 kmod-free-tests/run.sh all|asan|tsan|valgrind|guest [NAME…]
 #
 # Test programs are cmocka binaries ($B/tests/test_x) and scripts (test_x.sh: exit 0 or 77, lines `PASS name`,
 # `FAIL name`, `SKIP name: reason`, the program under test in $DWCP, scratch space in $TEST_TMP). A test says in a
 # comment of its own what it needs:
 #
-#   check: timeout=300 no-asan no-tsan no-valgrind valgrind tsan
+#   check: timeout=300 no-asan no-tsan no-valgrind valgrind tsan only-guest
 #
 # By default every test is in `all` and `asan`; programs that use threads or a transport are in `tsan`; programs that
 # include nothing above base/ and nothing shared between tests are in `valgrind` (whose 3.19 knows no openat2). A crash, a time-out, a sanitizer report, also of a child process, and
@@ -36,13 +36,15 @@ tags() {
 }
 
 selected() { # source tags
+	case " $2 " in *" only-guest "*) [[ $set_name == guest ]] && return 0 || return 1 ;; esac
 	case " $2 " in *" no-$set_name "*) return 1 ;; *" $set_name "*) return 0 ;; esac
 	case $set_name in
 	all | asan) return 0 ;;
 	tsan) [[ $1 == *.c ]] && grep -qE 'pthread_create|#include "(base/(jobs|ring|log|metrics)|transport/|migrate/)' "$1" ;;
 	valgrind) [[ $1 == *.c ]] && ! grep -qE '#include "(transport|compress|predict|migrate|bench|cli|kmod-free-tests)/' "$1" ;;
+	guest) return 1 ;;
 	*)
-		echo "run.sh: unknown set '$set_name': use all, asan, tsan or valgrind" >&2
+		echo "run.sh: unknown set '$set_name': use all, asan, tsan, valgrind or guest" >&2
 		exit 2
 		;;
 	esac
@@ -86,21 +88,8 @@ run_one() { # name source timeout
 	echo "$rc $start $EPOCHREALTIME" >"$logs/$1.rc"
 }
 
-# Prints "passed failed skipped" of one log, then failures' names, then `name: reason` of what was skipped.
 count_cmocka() {
-	awk '
-	function close_open(what) { if (open != "") { print what " " open; open = "" } }
-	/^\[==========\] Running [0-9]+ test/ { close_open("F") }
-	match($0, /\[ RUN      \] /) { close_open("F"); open = substr($0, RSTART + RLENGTH); why = ""; next }
-	open != "" && match($0, /\[       OK \] /) && substr($0, RSTART + RLENGTH) == open { close_open("P"); next }
-	open != "" && match($0, /\[  FAILED  \] /) && substr($0, RSTART + RLENGTH) == open { close_open("F"); next }
-	open != "" && match($0, /\[  SKIPPED \] /) && substr($0, RSTART + RLENGTH) == open {
-		sub(/^SKIP:? *[^:]*: */, "", why)
-		open = open ": " (why == "" ? "no reason given" : why)
-		close_open("S"); next
-	}
-	open != "" && $0 != "" { why = $0 }
-	END { close_open("F") }' "$1"
+	awk -f "$dir/cmocka.awk" "$1"
 }
 
 count_script() {

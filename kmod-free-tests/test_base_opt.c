@@ -97,8 +97,8 @@ static const struct opt tcp_rows[] = {
 	{ .name = "tight", .type = OPT_U32, .offset = AT(tight), .def = "7", .unit = "things", .help = "no limit" },
 };
 static const struct opt_group groups[] = {
-	{ "amst", "Transfer", amst_rows, ARRAY_LEN(amst_rows), &o },
-	{ "tcp", "TCP over io_uring", tcp_rows, ARRAY_LEN(tcp_rows), &o },
+	{ "amst", "Transfer", amst_rows, ARRAY_LEN(amst_rows), &o, NULL },
+	{ "tcp", "TCP over io_uring", tcp_rows, ARRAY_LEN(tcp_rows), &o, NULL },
 };
 #define GROUPS groups, ARRAY_LEN(groups)
 

@@ -43,8 +43,8 @@ static const struct opt tcp_rows[] = {
 	{ .name = "bind", .type = OPT_STR, .offset = AT(bind), .max = sizeof o.bind, .help = "address" },
 };
 static const struct opt_group groups[] = {
-	{ "amst", "Transfer", amst_rows, ARRAY_LEN(amst_rows), &o },
-	{ "tcp", "TCP", tcp_rows, ARRAY_LEN(tcp_rows), &o },
+	{ "amst", "Transfer", amst_rows, ARRAY_LEN(amst_rows), &o, NULL },
+	{ "tcp", "TCP", tcp_rows, ARRAY_LEN(tcp_rows), &o, NULL },
 };
 static const char *const others[] = { "hde", "pba", NULL };
 

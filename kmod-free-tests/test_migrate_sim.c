@@ -41,6 +41,7 @@ struct world {
 	struct mem_faults faults; /* from when the session is there */
 	struct sim_trouble trouble;
 	bool was_running; /* here, at the last step */
+	struct hde_opts hde;
 };
 
 static bool loud;
@@ -124,7 +125,7 @@ static void open_world(struct world *w, uint64_t seed)
 	struct err e;
 
 	memset(w, 0, sizeof *w);
-	assert_int_equal(dest_open(&w->dest, &(struct dest_config){ .memory_max = 8u << 20 }, &e), 0);
+	assert_int_equal(dest_open(&w->dest, &(struct dest_config){ .memory_max = 8u << 20, .workers = 4 }, &e), 0);
 	assert_int_equal(
 		sim_open_service(&w->sim, &mem_ops, seed, 1 + (unsigned)sim_rand(&pick, 3), dest_service(w->dest)), 0);
 	assert_int_equal(hugebuf_alloc(&w->mem, (1u << 20) + sim_rand(&pick, 64) * GUEST_PAGE, true, &e), 0);
@@ -135,6 +136,10 @@ static void open_world(struct world *w, uint64_t seed)
 	w->was_running = true;
 	w->writes = (unsigned)sim_rand(&pick, 4);
 	synth_step(w->guest, 200);
+	if (sim_rand(&pick, 2)) {
+		hde_opts_default(&w->hde, 1 + (int)sim_rand(&pick, HDE_INTERNET));
+		w->hde.cache = 1u << 20;
+	}
 	w->sim.step_ctx = w;
 	w->sim.rng ^= sim_rand(&pick, UINT32_MAX);
 }
@@ -184,6 +189,7 @@ static int migrate_world(struct world *w, struct migrate_result *r, struct err *
 		.policy = &migrate_policies[sim_rand(s, 4) == 0],
 		.chunk = chunk,
 		.sum = SUM_XXH3,
+		.hde = w->hde,
 		.limits = { .downtime_ns = 20 * NS_PER_MS, .rounds_max = 8 },
 		.force = true,
 		.verify = (enum migrate_verify)sim_rand(s, 3),

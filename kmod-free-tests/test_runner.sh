@@ -15,7 +15,7 @@ bin=$tree/build/gcc/tests
 fresh() {
 	rm -rf "$tree"
 	mkdir -p "$tests" "$bin"
-	cp kmod-free-tests/run.sh "$tests"
+	cp kmod-free-tests/run.sh kmod-free-tests/cmocka.awk "$tests"
 }
 
 program() { # name body-of-the-second-test [compiler flags]

@@ -10,7 +10,7 @@
 struct uring_opts peer_opts(const char *name, ...)
 {
 	struct uring_opts o;
-	struct opt_group g = { "tcp", NULL, uring_ops.opts, uring_ops.n_opts, &o };
+	struct opt_group g = { .name = "tcp", .rows = uring_ops.opts, .n = uring_ops.n_opts, .base = &o };
 	struct err e;
 	va_list ap;
 

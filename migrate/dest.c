@@ -6,6 +6,7 @@
 #include "base/digest.h"
 #include "base/hugebuf.h"
 #include "base/log.h"
+#include "compress/hde.h"
 #include "migrate/pages.h"
 #include <errno.h>
 #include <pthread.h>
@@ -25,6 +26,7 @@ struct incoming {
 	uint64_t *sum;  /* XXH3-64 of each page as it was placed */
 	uint64_t zero_sum;
 	struct stage stage;
+	struct hde_dec *hde; /* NULL: pages come as they are */
 
 	pthread_mutex_t mu; /* phase and guest change under it; phase is read without it, too */
 	enum guest_phase phase;
@@ -61,6 +63,7 @@ static void free_incoming(struct incoming *in)
 {
 	if (in->guest)
 		in->guest->ops->close(in->guest);
+	hde_dec_close(in->hde);
 	if (in->mem.addr)
 		__atomic_fetch_sub(&in->d->held, in->mem.len, __ATOMIC_RELAXED);
 	hugebuf_free(&in->mem);
@@ -131,10 +134,15 @@ static bool enter(struct dest *d, struct incoming *in)
 
 /* ---- pages ------------------------------------------------------------------------------------- */
 
+static uint8_t *page_at(const struct incoming *in, uint64_t page)
+{
+	return (uint8_t *)in->mem.addr + page * GUEST_PAGE;
+}
+
 static int place(void *ctx, uint64_t page, const uint8_t *contents)
 {
 	struct incoming *in = ctx;
-	uint8_t *at = (uint8_t *)in->mem.addr + page * GUEST_PAGE;
+	uint8_t *at = page_at(in, page);
 	bool first = bitmap_set(in->have, page);
 
 	if (contents) {
@@ -153,11 +161,23 @@ static int decode(void *ctx, unsigned worker, const struct stage_chunk *c, const
 {
 	struct incoming *in = ctx;
 
-	(void)worker;
-	(void)c;
-	if (phase_of(in) != PHASE_RECEIVING)
+	struct page_list l;
+	enum pages_form form;
+	struct rcur body;
+	int rc;
+
+	if (phase_of(in) != PHASE_RECEIVING || pages_get_head(payload, len, pages_of(in), &l, &form, &body) < 0)
 		return -EPROTO;
-	return pages_decode(payload, len, pages_of(in), place, in);
+	if (form == PAGES_PLAIN)
+		return pages_get_plain(&l, &body, place, in);
+	if (!in->hde)
+		return -EPROTO;
+	rc = hde_decode(in->hde, worker, c->object, 0, 0, body.p, rcur_left(&body), NULL);
+	for (uint32_t i = 0; rc == 0 && i < l.n; i++) {
+		in->sum[l.page[i]] = sum_of(SUM_XXH3, page_at(in, l.page[i]), GUEST_PAGE);
+		bitmap_set(in->have, l.page[i]);
+	}
+	return rc;
 }
 
 static const struct stage_ops page_sink_ops = { .name = "guest pages", .overhead = PAGES_OVERHEAD, .decode = decode };
@@ -228,7 +248,14 @@ static int fill_incoming(struct incoming *in, const struct msg_guest_prepare *m,
 	if (!in->have || !in->sum)
 		return err_set(e, -ENOMEM, "no memory to keep track of a guest's pages");
 	in->zero_sum = sum_of(SUM_XXH3, zero, GUEST_PAGE);
-	return 0;
+	if (m->hde)
+		rc = hde_dec_open(&in->hde,
+				  &(struct hde_dec_config){ .workers = in->d->cfg.workers,
+							    .memory = in->mem.addr,
+							    .bytes = in->mem.len,
+							    .fresh = true },
+				  e);
+	return rc;
 }
 
 static int do_prepare(struct dest *d, void **state, struct rcur *req, struct err *e)
@@ -277,7 +304,7 @@ static int do_prepare(struct dest *d, void **state, struct rcur *req, struct err
 static void sum_again(struct incoming *in)
 {
 	for (uint64_t p = 0; p < pages_of(in); p++)
-		in->sum[p] = sum_of(SUM_XXH3, (uint8_t *)in->mem.addr + p * GUEST_PAGE, GUEST_PAGE);
+		in->sum[p] = sum_of(SUM_XXH3, page_at(in, p), GUEST_PAGE);
 }
 
 static int make_ready(struct incoming *in, struct rcur *req, struct err *e)

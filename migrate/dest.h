@@ -16,6 +16,7 @@
 
 struct dest_config {
 	uint64_t memory_max; /* bytes of guests, all together */
+	unsigned workers;    /* of a session, at most */
 };
 
 struct dest;

@@ -16,7 +16,7 @@ DEF(guest_id_def, F(W_U64, T, hi), F(W_U64, T, lo));
 #undef T
 #define T struct msg_guest_prepare
 DEF(guest_prepare_def, F(W_U64, T, id.hi), F(W_U64, T, id.lo), F(W_U16, T, version), F(W_U32, T, page),
-    F(W_U64, T, memory), F(W_STR, T, kind), F(W_STR, T, name));
+    F(W_U64, T, memory), F(W_U8, T, hde), F(W_STR, T, kind), F(W_STR, T, name));
 #undef T
 #define T struct msg_guest_status
 DEF(guest_status_def, F(W_U64, T, id.hi), F(W_U64, T, id.lo), F(W_U8, T, phase), F(W_U64, T, memory),

@@ -39,6 +39,7 @@ struct msg_guest_prepare {
 	uint16_t version;
 	uint32_t page; /* bytes */
 	uint64_t memory;
+	uint8_t hde; /* 1: pages will come as HDE payloads */
 	char kind[GUEST_KIND_LEN];
 	char name[GUEST_NAME_LEN];
 };

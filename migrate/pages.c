@@ -23,52 +23,94 @@ bool page_is_zero(const uint8_t *page)
 	return true;
 }
 
-size_t pages_encode(const uint8_t *mem, const uint32_t *list, uint64_t first, uint32_t n, void *out, uint32_t *zeros)
+void pages_name(struct page_list *out, const uint32_t *list, uint64_t first, uint32_t n)
 {
-	struct wcur head = wcur_init(out, 2u + 5u * (size_t)n);
-	uint8_t *at = (uint8_t *)out + 2 + 5 * (size_t)n;
+	out->n = n;
+	for (uint32_t i = 0; i < n; i++)
+		out->page[i] = list ? list[i] : (uint32_t)(first + i);
+}
+
+size_t pages_put_head(const struct page_list *l, enum pages_form form, void *out)
+{
+	struct wcur head = wcur_init(out, 3), runs = wcur_init((uint8_t *)out + 3, PAGES_HEAD_MAX - 3);
+	uint16_t n_runs = 0;
+
+	for (uint32_t i = 0, from = 0; i < l->n; i++) {
+		if (i + 1 < l->n && l->page[i + 1] == l->page[i] + 1)
+			continue;
+		put_u32(&runs, l->page[from]);
+		put_u16(&runs, (uint16_t)(i + 1 - from));
+		from = i + 1;
+		n_runs++;
+	}
+	put_u8(&head, (uint8_t)form);
+	put_u16(&head, n_runs);
+	return (size_t)(runs.p - (uint8_t *)out);
+}
+
+size_t pages_put_plain(const struct page_list *l, const uint8_t *mem, void *out, uint32_t *zeros)
+{
+	uint8_t *kind = out, *at = kind + l->n;
 
 	*zeros = 0;
-	put_u16(&head, (uint16_t)n);
-	for (uint32_t i = 0; i < n; i++) {
-		uint32_t page = list ? list[i] : (uint32_t)(first + i);
-		const uint8_t *from = mem + (uint64_t)page * GUEST_PAGE;
+	for (uint32_t i = 0; i < l->n; i++) {
+		const uint8_t *from = mem + (uint64_t)l->page[i] * GUEST_PAGE;
 		bool zero = page_is_zero(from);
 
-		put_u32(&head, page);
-		put_u8(&head, zero ? PAGE_ZERO : PAGE_RAW);
+		kind[i] = zero ? PAGE_ZERO : PAGE_RAW;
 		*zeros += zero;
 		if (zero)
 			continue;
 		memcpy(at, from, GUEST_PAGE);
 		at += GUEST_PAGE;
 	}
-	return (size_t)(at - (uint8_t *)out);
+	return (size_t)(at - kind);
 }
 
-int pages_decode(const void *in, size_t len, uint64_t guest_pages, page_sink sink, void *ctx)
+int pages_get_head(const void *in, size_t len, uint64_t guest_pages, struct page_list *l, enum pages_form *form,
+		   struct rcur *body)
 {
-	struct rcur head = rcur_init(in, len), body;
-	uint16_t n = get_u16(&head);
+	struct rcur c = rcur_init(in, len);
+	uint8_t f = get_u8(&c);
+	uint16_t runs = get_u16(&c);
 
-	if (head.bad || n > PAGES_MOST || rcur_left(&head) < 5u * (size_t)n)
+	l->n = 0;
+	if (c.bad || f > PAGES_HDE)
 		return -EPROTO;
-	body = rcur_init(head.p + 5u * (size_t)n, rcur_left(&head) - 5u * (size_t)n);
-	for (uint16_t i = 0; i < n; i++) {
-		uint32_t page = get_u32(&head);
-		uint8_t kind = get_u8(&head);
+	for (; runs; runs--) {
+		uint32_t first = get_u32(&c);
+		uint16_t n = get_u16(&c);
+
+		if (c.bad || !n || n > PAGES_MOST - l->n || first >= guest_pages || n > guest_pages - first)
+			return -EPROTO;
+		for (; n; n--)
+			l->page[l->n++] = first++;
+	}
+	*form = (enum pages_form)f;
+	*body = c;
+	return 0;
+}
+
+int pages_get_plain(const struct page_list *l, struct rcur *body, page_sink sink, void *ctx)
+{
+	const uint8_t *kind = body->p;
+
+	if (rcur_left(body) < l->n)
+		return -EPROTO;
+	body->p += l->n;
+	for (uint32_t i = 0; i < l->n; i++) {
 		const uint8_t *from = NULL;
 		int rc;
 
-		if (page >= guest_pages || kind > PAGE_RAW || (kind == PAGE_RAW && rcur_left(&body) < GUEST_PAGE))
+		if (kind[i] > PAGE_RAW || (kind[i] == PAGE_RAW && rcur_left(body) < GUEST_PAGE))
 			return -EPROTO;
-		if (kind == PAGE_RAW) {
-			from = body.p;
-			body.p += GUEST_PAGE;
+		if (kind[i] == PAGE_RAW) {
+			from = body->p;
+			body->p += GUEST_PAGE;
 		}
-		rc = sink(ctx, page, from);
+		rc = sink(ctx, l->page[i], from);
 		if (rc < 0)
 			return rc;
 	}
-	return rcur_left(&body) ? -EPROTO : 0;
+	return rcur_left(body) ? -EPROTO : 0;
 }

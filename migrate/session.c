@@ -62,7 +62,7 @@ struct migration {
 
 uint32_t migrate_chunk_room(uint32_t chunk)
 {
-	return chunk + PAGES_OVERHEAD;
+	return chunk + PAGES_HEAD_MAX + HDE_OVERHEAD;
 }
 
 static uint64_t now_of(const struct migration *m)
@@ -100,14 +100,14 @@ static int prepare(struct migration *m, struct err *e)
 
 	choose_id(m);
 	p.id = m->r->id;
+	p.hde = cfg->hde.mode != HDE_NONE;
 	snprintf(p.kind, sizeof p.kind, "%s", cfg->guest->ops->name);
 	snprintf(p.name, sizeof p.name, "%s", cfg->name);
 	rc = client_call_msg(m->client, GUEST_PREPARE, &guest_prepare_def, &p, NULL, NULL, e);
 	if (rc == 0 && cfg->policy->precopy)
 		rc = cfg->tracker->open(&m->tracker, cfg->guest, e);
 	if (rc == 0)
-		rc = page_source_open(&m->source, cfg->guest, m->tracker, cfg->chunk, e);
-	m->source.client = m->client;
+		rc = page_source_open(&m->source, cfg->guest, m->tracker, m->client, cfg->chunk, &cfg->hde, e);
 	m->source.sum = cfg->sum;
 	m->r->prepare_ns = now_of(m) - began;
 	return rc;
@@ -496,6 +496,8 @@ static void take_counts(struct migration *m)
 	struct source_counts c = page_source_counts(&m->source);
 
 	m->r->zero_pages = c.zero_pages;
+	m->r->duplicate_pages = c.duplicate_pages;
+	m->r->delta_pages = c.delta_pages;
 	m->r->raw_pages = c.raw_pages;
 	if (m->tracker)
 		m->r->tracking = m->tracker->cost;

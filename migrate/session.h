@@ -9,6 +9,7 @@
 #ifndef DWCP_MIGRATE_SESSION_H
 #define DWCP_MIGRATE_SESSION_H
 
+#include "compress/hde.h"
 #include "migrate/dirty.h"
 #include "migrate/message.h"
 #include "migrate/round.h"
@@ -61,6 +62,7 @@ struct migrate_config {
 	struct client *client; /* opened for staged chunks of migrate_chunk_room(chunk) */
 	uint32_t chunk;        /* bytes of pages: a multiple of GUEST_PAGE, at most PAGES_CHUNK_MAX */
 	enum sum_kind sum;
+	struct hde_opts hde; /* mode HDE_NONE: pages go as they are, but for zeros */
 	struct round_config limits;
 	bool force;               /* when time or rounds are used up: switch over all the same */
 	bool auto_converge;       /* slow the guest down when rounds do not get shorter */
@@ -97,7 +99,7 @@ struct migrate_result {
 	struct migrate_blackout blackout;
 	uint64_t rollback_ns; /* from the failure to the guest running here again; 0: it never stopped */
 	uint64_t prepare_ns;
-	uint64_t bytes_wire, zero_pages, raw_pages;
+	uint64_t bytes_wire, zero_pages, duplicate_pages, delta_pages, raw_pages;
 	unsigned throttle; /* percent, the most there was */
 	struct tracker_cost tracking;
 	bool verified;

@@ -45,40 +45,110 @@ static void clean_runs(struct page_source *s, const uint32_t *list, uint32_t n)
 	}
 }
 
+static void chunk_pages(const struct page_source *s, const struct stage_chunk *c, struct page_list *l)
+{
+	uint64_t first = c->offset / GUEST_PAGE;
+
+	pages_name(l, s->whole ? NULL : s->list + first, first, c->len / GUEST_PAGE);
+}
+
+static void clean(struct page_source *s, const struct page_list *l)
+{
+	if (!s->tracker || !s->tracker->ops->clean)
+		return;
+	if (!s->whole) {
+		clean_runs(s, l->page, l->n);
+		return;
+	}
+	for (uint64_t b = l->page[0] / CLEAN_PAGES; b <= l->page[l->n - 1] / CLEAN_PAGES; b++)
+		clean_block(s, b);
+}
+
+/* As HDE wants them: relative to the first. */
+static struct hde_batch batch_of(const struct page_list *l, uint32_t relative[PAGES_MOST], const void *data)
+{
+	for (uint32_t i = 0; i < l->n; i++)
+		relative[i] = l->page[i] - l->page[0];
+	return (struct hde_batch){
+		.first = l->page[0], .pages = relative, .n = l->n, .bytes = l->n * GUEST_PAGE, .data = data
+	};
+}
+
+static ssize_t encode_hde(struct page_source *s, unsigned worker, const struct page_list *l, uint8_t *out, size_t cap)
+{
+	uint8_t *snapshot = (uint8_t *)s->snapshots.addr + (size_t)worker * s->chunk;
+	uint32_t relative[PAGES_MOST];
+	struct hde_batch b;
+
+	for (uint32_t i = 0; i < l->n; i++)
+		memcpy(snapshot + (size_t)i * GUEST_PAGE, s->guest->mem + (uint64_t)l->page[i] * GUEST_PAGE,
+		       GUEST_PAGE);
+	b = batch_of(l, relative, snapshot);
+	return hde_encode(s->hde, worker, &b, out, cap);
+}
+
 static ssize_t encode(void *ctx, unsigned worker, const struct stage_chunk *c, void *out, size_t cap)
 {
 	struct page_source *s = ctx;
-	uint64_t first = c->offset / GUEST_PAGE;
-	uint32_t n = c->len / GUEST_PAGE, zeros;
-	const uint32_t *list = s->whole ? NULL : s->list + first;
 	struct source_counts *counts = &s->worker[worker].c;
-	size_t len;
+	struct page_list l;
+	uint32_t zeros;
+	size_t head;
+	ssize_t n;
 
-	if (cap < pages_room(n))
+	if (c->len > PAGES_CHUNK_MAX || cap < c->len + (s->hde ? PAGES_HEAD_MAX + HDE_OVERHEAD : PAGES_OVERHEAD))
 		return -EMSGSIZE;
-	if (s->tracker && s->tracker->ops->clean) {
-		if (list)
-			clean_runs(s, list, n);
-		else
-			for (uint64_t b = first / CLEAN_PAGES; b <= (first + n - 1) / CLEAN_PAGES; b++)
-				clean_block(s, b);
+	chunk_pages(s, c, &l);
+	clean(s, &l);
+	head = pages_put_head(&l, s->hde ? PAGES_HDE : PAGES_PLAIN, out);
+	if (s->hde) {
+		n = encode_hde(s, worker, &l, (uint8_t *)out + head, cap - head);
+		return n < 0 ? n : (ssize_t)head + n;
 	}
-	len = pages_encode(s->guest->mem, list, first, n, out, &zeros);
+	n = (ssize_t)pages_put_plain(&l, s->guest->mem, (uint8_t *)out + head, &zeros);
 	metric_add(&counts->zero_pages, zeros);
-	metric_add(&counts->raw_pages, n - zeros);
-	metric_add(&counts->payload_bytes, len);
-	return (ssize_t)len;
+	metric_add(&counts->raw_pages, l.n - zeros);
+	return (ssize_t)head + n;
 }
 
-static const struct stage_ops page_source_ops = { .name = "guest pages", .overhead = PAGES_OVERHEAD, .encode = encode };
+static void acked(void *ctx, unsigned worker, const struct stage_chunk *c, uint64_t wire)
+{
+	struct page_source *s = ctx;
+	uint32_t relative[PAGES_MOST];
+	struct page_list l;
+	struct hde_batch b;
+
+	if (!s->hde)
+		return;
+	chunk_pages(s, c, &l);
+	b = batch_of(&l, relative, NULL);
+	hde_acked(s->hde, worker, &b, wire);
+}
+
+static const struct stage_ops page_source_ops = {
+	.name = "guest pages", .overhead = PAGES_HEAD_MAX + HDE_OVERHEAD, .encode = encode, .acked = acked
+};
 
 /* ---- rounds ------------------------------------------------------------------------------------ */
 
-int page_source_open(struct page_source *s, struct guest *g, struct tracker *t, uint32_t chunk, struct err *e)
+static int open_hde(struct page_source *s, const struct hde_opts *opts, struct err *e)
+{
+	struct hde_config cfg = { .opts = *opts,
+				  .workers = amst_workers(client_amst(s->client)),
+				  .bytes = s->guest->len };
+	int rc = hugebuf_alloc(&s->snapshots, (size_t)cfg.workers * s->chunk, true, e);
+
+	return rc < 0 ? rc : hde_enc_open(&s->hde, &cfg, e);
+}
+
+int page_source_open(struct page_source *s, struct guest *g, struct tracker *t, struct client *c, uint32_t chunk,
+		     const struct hde_opts *hde, struct err *e)
 {
 	uint64_t pages = guest_pages(g);
+	int rc = 0;
 
 	memset(s, 0, sizeof *s);
+	s->client = c;
 	s->guest = g;
 	s->tracker = t;
 	s->chunk = chunk;
@@ -86,17 +156,24 @@ int page_source_open(struct page_source *s, struct guest *g, struct tracker *t, 
 	s->pending = calloc(bitmap_words(pages), sizeof *s->pending);
 	s->list = malloc(pages * sizeof *s->list);
 	s->cleaned = calloc(pages / CLEAN_PAGES + 1, 1);
-	if (s->pending && s->list && s->cleaned) {
-		bitmap_set_run(s->pending, 0, pages);
-		s->whole = true;
-		return 0;
+	if (!s->pending || !s->list || !s->cleaned)
+		rc = err_set(e, -ENOMEM, "no memory to keep track of %llu pages", (unsigned long long)pages);
+	if (rc == 0 && hde->mode != HDE_NONE)
+		rc = open_hde(s, hde, e);
+	if (rc < 0) {
+		page_source_close(s);
+		return rc;
 	}
-	page_source_close(s);
-	return err_set(e, -ENOMEM, "no memory to keep track of %llu pages", (unsigned long long)pages);
+	bitmap_set_run(s->pending, 0, pages);
+	s->whole = true;
+	return 0;
 }
 
 void page_source_close(struct page_source *s)
 {
+	hde_enc_close(s->hde);
+	hugebuf_free(&s->snapshots);
+	s->hde = NULL;
 	free(s->pending);
 	free(s->list);
 	free(s->cleaned);
@@ -151,6 +228,8 @@ int page_source_send(struct page_source *s, const struct client_tick *tick, uint
 	struct msg_xfer_result r;
 	int rc;
 
+	if (s->hde)
+		hde_round(s->hde, s->pending);
 	make_list(s);
 	*wire_bytes = 0;
 	if (!s->n_list)
@@ -176,7 +255,15 @@ struct source_counts page_source_counts(const struct page_source *s)
 	for (size_t i = 0; i < SOURCE_WORKERS; i++) {
 		sum.zero_pages += __atomic_load_n(&s->worker[i].c.zero_pages, __ATOMIC_RELAXED);
 		sum.raw_pages += __atomic_load_n(&s->worker[i].c.raw_pages, __ATOMIC_RELAXED);
-		sum.payload_bytes += __atomic_load_n(&s->worker[i].c.payload_bytes, __ATOMIC_RELAXED);
+	}
+	if (s->hde) {
+		struct hde_stats st;
+
+		hde_enc_stats(s->hde, &st);
+		sum.zero_pages = st.zero_pages;
+		sum.duplicate_pages = st.duplicate_pages;
+		sum.delta_pages = st.delta_pages;
+		sum.raw_pages = st.coded_pages + st.raw_pages;
 	}
 	return sum;
 }

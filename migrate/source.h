@@ -6,6 +6,8 @@
 #ifndef DWCP_MIGRATE_SOURCE_H
 #define DWCP_MIGRATE_SOURCE_H
 
+#include "base/hugebuf.h"
+#include "compress/hde.h"
 #include "migrate/dirty.h"
 #include "migrate/pages.h"
 #include "transport/client.h"
@@ -13,7 +15,7 @@
 #define SOURCE_WORKERS AMST_WORKERS_MAX
 
 struct source_counts {
-	uint64_t zero_pages, raw_pages, payload_bytes;
+	uint64_t zero_pages, duplicate_pages, delta_pages, raw_pages;
 };
 
 struct page_source {
@@ -26,8 +28,10 @@ struct page_source {
 	uint64_t *pending; /* bit: to be sent */
 	uint32_t *list;    /* of the round under way… */
 	uint64_t n_list;
-	bool whole;       /* …or all of memory, in order */
-	uint8_t *cleaned; /* whole: state of each block of CLEAN_PAGES */
+	bool whole;               /* …or all of memory, in order */
+	uint8_t *cleaned;         /* whole: state of each block of CLEAN_PAGES */
+	struct hde_enc *hde;      /* NULL: pages go as they are */
+	struct hugebuf snapshots; /* hde: of each worker's chunk, because memory changes while it is encoded */
 	struct stage stage;
 	struct {
 		cacheline_aligned struct source_counts c;
@@ -35,8 +39,9 @@ struct page_source {
 	uint64_t fetch_ns; /* of the last look for dirty pages */
 };
 
-/* tracker NULL: the guest is paused all the time, everything is sent once. */
-int page_source_open(struct page_source *s, struct guest *g, struct tracker *t, uint32_t chunk, struct err *e);
+/* tracker NULL: the guest is paused all the time, everything is sent once. hde's mode HDE_NONE: pages go as they are. */
+int page_source_open(struct page_source *s, struct guest *g, struct tracker *t, struct client *c, uint32_t chunk,
+		     const struct hde_opts *hde, struct err *e);
 void page_source_close(struct page_source *s); /* any state, also zeroed */
 
 /* Adds what was written since the last call to what is pending; returns how many pages are pending now, or -errno. The

@@ -25,6 +25,7 @@ const struct metric amst_metrics[] = {
 	ROW(chunks_placed, "chunks", "chunks received, checked and placed"),
 	ROW(chunks_bad, "chunks", "chunks received and refused"),
 	ROW(bytes_sent, "bytes", "bytes of chunks handed to the backend"),
+	ROW(wire_acked, "bytes", "payload bytes of the chunks acknowledged: after compression"),
 	ROW(bytes_placed, "bytes", "bytes of chunks received, checked and placed"),
 	ROW(commits, "messages", "COMMITs sent"),
 	ROW(streams_up, "streams", "streams that came up"),

@@ -58,7 +58,8 @@ struct amst_config {
 struct amst_counters {
 	uint64_t chunks_sent, chunks_acked, chunks_refused, chunks_returned;
 	uint64_t chunks_placed, chunks_bad;
-	uint64_t bytes_sent, bytes_placed;
+	uint64_t bytes_sent, bytes_placed; /* of chunks, before any stage */
+	uint64_t wire_acked;               /* payload bytes of the chunks acknowledged: after the stage */
 	uint64_t commits, streams_up, streams_lost;
 	uint64_t turns; /* of the worker's loop */
 };
@@ -83,8 +84,8 @@ struct amst_tx {
 	uint64_t passes; /* 1, or more to send the same again and again; UINT64_MAX: until stopped */
 	const struct amst_extent *extents;
 	uint64_t n_extents;
-	const struct stage *stage; /* NULL: puts */
-	const uint8_t *base;       /* puts: the local region… */
+	const struct stage *stage; /* NULL: puts only */
+	const uint8_t *base;       /* puts, also those that a stage asks for: the local region… */
 	struct be_token token;     /* …and the peer's */
 
 	/* filled by amst_tx_prepare */
@@ -110,7 +111,7 @@ void amst_tx_free(struct amst_tx *tx);
 struct amst_rx {
 	uint32_t id;
 	enum sum_kind sum;
-	const struct stage *stage; /* staged chunks go here; NULL: puts only */
+	const struct stage *stage; /* staged chunks go here; NULL, or its `placed`: puts are taken */
 	uint64_t pass_chunks;
 	uint64_t *map; /* pass_chunks bits: which were placed, good */
 	cacheline_aligned uint64_t placed;

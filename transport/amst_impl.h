@@ -22,6 +22,8 @@
 
 struct tx_rec {
 	struct chunk_rec r;
+	uint32_t wire; /* bytes of its payload */
+	bool put;
 	uint64_t posted_ns;
 };
 
@@ -38,7 +40,7 @@ struct ack_out {
 struct rx_entry {
 	uint64_t offset, sum;
 	uint32_t object, len;
-	bool good;
+	bool good, staged;
 };
 
 struct wstream {

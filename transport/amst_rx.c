@@ -70,7 +70,7 @@ void rx_placed(struct worker *w, struct wstream *s, const struct be_event *ev)
 {
 	const uint8_t *at = region_at(w, ev->region, ev->offset, ev->len);
 
-	if (!w->rx || w->rx->stage || !at ||
+	if (!w->rx || (w->rx->stage && !w->rx->stage->ops->placed) || !at ||
 	    !rx_note(s, (struct rx_entry){ .offset = ev->offset,
 					   .object = ev->region,
 					   .len = ev->len,
@@ -92,7 +92,7 @@ void rx_chunk(struct worker *w, struct wstream *s, uint32_t transfer, struct rcu
 		return;
 	}
 	len = rcur_left(c);
-	entry = (struct rx_entry){ .offset = r.offset, .object = r.object, .len = r.len, .sum = r.sum };
+	entry = (struct rx_entry){ .offset = r.offset, .object = r.object, .len = r.len, .sum = r.sum, .staged = true };
 	/* After a failure nothing more is written, and nothing that was not written is good. */
 	entry.good = sum_of(rx->sum, c->p, len) == r.sum && !__atomic_load_n(&rx->status, __ATOMIC_RELAXED);
 	if (entry.good) {
@@ -108,14 +108,34 @@ void rx_chunk(struct worker *w, struct wstream *s, uint32_t transfer, struct rcu
 		stream_fail(w, s, -EPROTO);
 }
 
+/* Where puts come unseen: the next staged chunk that arrived is this one. */
+static bool next_is_staged(const struct wstream *s, const struct chunk_rec *r)
+{
+	const struct rx_entry *x = &s->rx[s->rx_head % WIRE_UNCOMMITTED];
+
+	return s->rx_head != s->rx_tail && x->offset == r->offset && x->object == r->object && x->len == r->len;
+}
+
+/* A put is right: the stage beside which it came may want to know. */
+static int rx_put_good(struct worker *w, const struct amst_rx *rx, const struct chunk_rec *r)
+{
+	if (rx->stage)
+		rx->stage->ops->placed(
+			rx->stage->ctx, w->index,
+			&(struct stage_chunk){ .object = r->object, .len = r->len, .offset = r->offset });
+	return 1;
+}
+
 /* Was what the COMMIT names placed, and right? <0: the peer contradicts itself. */
 static int rx_check(struct worker *w, struct wstream *s, const struct amst_rx *rx, const struct chunk_rec *r)
 {
 	const uint8_t *at;
 
-	if (!rx->stage && !w->a->cfg.ops->caps.sees_puts) {
-		at = region_at(w, r->object, r->offset, r->len);
-		return at ? sum_of(rx->sum, at, r->len) == r->sum : -EPROTO;
+	if (!w->a->cfg.ops->caps.sees_puts && !next_is_staged(s, r)) {
+		at = rx->stage && !rx->stage->ops->placed ? NULL : region_at(w, r->object, r->offset, r->len);
+		if (!at)
+			return -EPROTO;
+		return sum_of(rx->sum, at, r->len) == r->sum ? rx_put_good(w, rx, r) : 0;
 	}
 	if (s->rx_head == s->rx_tail)
 		return -EPROTO;
@@ -123,7 +143,9 @@ static int rx_check(struct worker *w, struct wstream *s, const struct amst_rx *r
 
 	if (x->offset != r->offset || x->object != r->object || x->len != r->len)
 		return -EPROTO;
-	return x->good && x->sum == r->sum;
+	if (!x->good || x->sum != r->sum)
+		return 0;
+	return x->staged ? 1 : rx_put_good(w, rx, r);
 }
 
 void rx_commit(struct worker *w, struct wstream *s, uint32_t transfer, struct rcur *c)

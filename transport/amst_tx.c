@@ -217,6 +217,7 @@ static bool tx_fill(struct worker *w, struct wstream *s, struct amst_tx *tx)
 		return false;
 	tx_locate(tx, chunk, &rec->r, &from);
 	s->held_len = rec->r.len;
+	rec->put = !tx->stage;
 	if (tx->stage) {
 		struct stage_chunk c = { .object = rec->r.object, .len = rec->r.len, .offset = from };
 
@@ -227,12 +228,20 @@ static bool tx_fill(struct worker *w, struct wstream *s, struct amst_tx *tx)
 			tx_fail(w, tx, (int)n, rec->r.object);
 			return false;
 		}
-		s->held_len = (uint32_t)n;
-		rec->r.sum = sum_of(tx->sum, buf_at(w, b), (size_t)n);
-	} else {
+		if (n == STAGE_PUT) {
+			buf_free(w, b);
+			b = -1;
+			rec->put = true;
+		} else {
+			s->held_len = (uint32_t)n;
+			rec->r.sum = sum_of(tx->sum, buf_at(w, b), (size_t)n);
+		}
+	}
+	if (rec->put) {
 		rec->r.object = tx->token.id;
 		rec->r.sum = sum_of(tx->sum, tx->base + from, rec->r.len);
 	}
+	rec->wire = s->held_len;
 	s->held = true;
 	s->held_buf = b;
 	w->a->sched->took(w, s);
@@ -243,7 +252,7 @@ static int tx_post(struct worker *w, struct wstream *s, struct amst_tx *tx, cons
 {
 	const struct be_ops *ops = w->a->cfg.ops;
 
-	if (tx->stage) {
+	if (!rec->put) {
 		uint8_t head[WIRE_HEAD + 64];
 		struct be_msg m = {
 			.head = head,
@@ -451,9 +460,22 @@ static void wake_others(struct worker *w)
 			w->a->cfg.ops->wake(w->a->w[i].be);
 }
 
+/* A stage may want to know what the receiver has. */
+static void tx_tell_stage(struct worker *w, const struct amst_tx *tx, const struct tx_rec *rec)
+{
+	struct chunk_rec r;
+	uint64_t from;
+
+	if (!tx->stage || !tx->stage->ops->acked)
+		return;
+	tx_locate(tx, rec->r.chunk, &r, &from);
+	tx->stage->ops->acked(tx->stage->ctx, w->index,
+			      &(struct stage_chunk){ .object = r.object, .len = r.len, .offset = from }, rec->wire);
+}
+
 static void tx_ack_recs(struct worker *w, struct wstream *s, struct amst_tx *tx, const struct msg_ack *m, uint32_t n)
 {
-	uint64_t now = clock_now(&w->a->cfg.clock), good = 0, bytes = 0, acked;
+	uint64_t now = clock_now(&w->a->cfg.clock), good = 0, bytes = 0, wire = 0, acked;
 
 	tx_look(w, s, now);
 	for (uint32_t i = 0; i < n; i++) {
@@ -464,11 +486,14 @@ static void tx_ack_recs(struct worker *w, struct wstream *s, struct amst_tx *tx,
 			hist_add(&w->latency, now - rec->posted_ns);
 			good++;
 			bytes += rec->r.len;
+			wire += rec->wire;
+			tx_tell_stage(w, tx, rec);
 		} else if (!m->status) {
 			tx_return(w, tx, rec->r.chunk);
 		}
 	}
 	w->acked_bytes += bytes;
+	metric_add(&w->counters.wire_acked, wire);
 	metric_add(&w->counters.chunks_acked, good);
 	if (good < n)
 		metric_add(&w->counters.chunks_refused, n - good);

@@ -563,10 +563,12 @@ static int begin_tx(struct client *c, const struct amst_tx *tx, enum xfer_kind k
 		.chunks = tx->pass_chunks,
 		.chunk = tx->chunk,
 	};
-	uint8_t fields[64];
+	uint8_t fields[64 + FILTER_NAME];
 	struct wcur w = wcur_init(fields, sizeof fields);
 	struct rcur in;
 
+	if (tx->stage && tx->stage->ops->filter)
+		snprintf(begin.filter, sizeof begin.filter, "%s", tx->stage->ops->filter);
 	put_u32(&w, tx->id);
 	wire_put(&w, &wire_xfer_begin, &begin);
 	return client_call(c, MSG_XFER_BEGIN, fields, (uint32_t)(w.p - fields), &in, e);

@@ -113,6 +113,7 @@ void session_destroy(struct session *s)
 	if (s->service)
 		s->srv->cfg.service.ops->ended(s->srv->cfg.service.ctx, s->service);
 	s->service = NULL;
+	session_close_filters(s);
 	session_drop_files(s);
 	for (uint32_t i = 0; i < AMST_REGIONS_MAX; i++)
 		hugebuf_free(&s->regions[i]);

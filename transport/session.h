@@ -11,7 +11,7 @@
 #define HELLO_TIMEOUT (10 * NS_PER_S)
 #define IDLE_TIMEOUTS 10           /* a session in which nothing happens ends after so many of its time-outs… */
 #define IDLE_LEAST (60 * NS_PER_S) /* …and not before: the client may be reading its files */
-#define STAGE_CHUNK_MAX (1u << 20)
+#define STAGE_CHUNK_MAX ((1u << 20) + 4096) /* a megabyte, and what a stage adds to it at most */
 #define EXTENT_MIN 512 /* least length of a transfer's extents, but for the last of a region or file: a disk's sector */
 #define FILE_TEXT 200  /* of one file's status, so that a full batch fits an answer */
 
@@ -78,7 +78,9 @@ struct session {
 	struct amst_tx tx;
 	struct amst_extent tx_extent;
 	bool tx_active, tx_ended;
-	struct stage stage;
+	struct stage stage;              /* files as they are */
+	const struct filter *filters[2]; /* opened, by kind of transfer (enum xfer_kind); NULL: not yet */
+	struct stage filtered[2];
 	void *service; /* the service's state of this session */
 
 	struct store_file *files[WIRE_BATCH_MAX];
@@ -144,6 +146,7 @@ void session_request(struct session *s);
 void session_req_event(struct session *s, const struct amst_event *ev);
 void session_req_turn(struct session *s);
 void session_drop_files(struct session *s);
+void session_close_filters(struct session *s); /* no worker decodes any more */
 void session_count_files(struct session *s);
 
 #endif

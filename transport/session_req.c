@@ -239,6 +239,56 @@ static int decode_file(void *ctx, unsigned worker, const struct stage_chunk *c, 
 
 static const struct stage_ops file_sink = { .name = "files", .decode = decode_file };
 
+/* ---- filters: payloads of another form --------------------------------------------------------- */
+
+static void *region_memory(void *ctx, uint32_t object, uint64_t *len)
+{
+	struct session *s = ctx;
+
+	if (object >= AMST_REGIONS_MAX || !s->offered[object])
+		return NULL;
+	*len = s->regions[object].len;
+	return s->regions[object].addr;
+}
+
+static int write_decoded(void *ctx, uint32_t object, const void *data, uint32_t len, uint64_t offset)
+{
+	struct session *s = ctx;
+
+	if (object >= s->n_files || !s->files[object])
+		return -EPROTO;
+	return store_write(s->files[object], data, len, offset);
+}
+
+void session_close_filters(struct session *s)
+{
+	for (unsigned kind = 0; kind < ARRAY_LEN(s->filters); kind++)
+		if (s->filters[kind])
+			s->filters[kind]->close(&s->filtered[kind]);
+	memset(s->filters, 0, sizeof s->filters);
+}
+
+/* Once in a session: what a filter knows of a region lasts. */
+static int open_filter(struct session *s, const char *name, enum xfer_kind kind, struct err *e)
+{
+	const struct filter_target memory = { .ctx = s, .objects = AMST_REGIONS_MAX, .memory = region_memory };
+	const struct filter_target files = { .ctx = s, .objects = WIRE_BATCH_MAX, .write = write_decoded };
+	const struct filter *const *f = s->srv->cfg.filters;
+	int rc;
+
+	while (f && *f && strcmp((*f)->name, name))
+		f++;
+	if (!f || !*f)
+		return err_set(e, -EPROTONOSUPPORT,
+			       "the server does not know this kind of compression: use --compress=none");
+	if (s->filters[kind])
+		return s->filters[kind] == *f ? 0 : err_set(e, -EINVAL, "a session cannot change its compression");
+	rc = (*f)->open(&s->filtered[kind], kind == XFER_FILES ? &files : &memory, amst_workers(s->amst), e);
+	if (rc == 0)
+		s->filters[kind] = *f;
+	return rc;
+}
+
 /* More chunks in a pass there cannot be. */
 static uint64_t chunks_most(const struct session *s, const struct msg_xfer_begin *m, uint64_t service_bytes)
 {
@@ -269,14 +319,14 @@ static void do_xfer_begin(struct session *s)
 	struct msg_xfer_begin m;
 	uint32_t id = get_u32(&s->in);
 	uint64_t service_bytes = 0;
-	struct err e;
-	int rc;
+	struct err e = { 0 };
+	int rc = 0;
 
 	wire_get(&s->in, &wire_xfer_begin, &m);
 	if (!s->in.bad && m.kind == XFER_SERVICE)
 		sink = service_sink(s, &service_bytes);
 	if (s->in.bad || m.sum >= SUM_KINDS || m.kind > XFER_SERVICE || (m.kind == XFER_FILES && !s->n_files) ||
-	    (m.kind == XFER_SERVICE && !sink)) {
+	    (m.kind == XFER_SERVICE && (!sink || m.filter[0]))) {
 		answer(s, -EINVAL,
 		       "the transfer's kind or checksum is unknown, or nothing is open that could receive it");
 		return;
@@ -292,7 +342,12 @@ static void do_xfer_begin(struct session *s)
 	s->rx = (struct amst_rx){ .id = id, .sum = (enum sum_kind)m.sum };
 	s->stage = sink ? *sink : (struct stage){ .ops = &file_sink, .ctx = s };
 	s->rx.stage = m.kind == XFER_PUT ? NULL : &s->stage;
-	rc = amst_rx_prepare(&s->rx, m.chunks, &e);
+	if (m.filter[0]) {
+		rc = open_filter(s, m.filter, (enum xfer_kind)m.kind, &e);
+		s->rx.stage = &s->filtered[m.kind];
+	}
+	if (rc == 0)
+		rc = amst_rx_prepare(&s->rx, m.chunks, &e);
 	if (rc == 0 && (rc = amst_rx_start(s->amst, &s->rx)) < 0) {
 		amst_rx_free(&s->rx);
 		err_set(&e, rc, "the workers are busy: try again");

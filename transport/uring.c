@@ -154,7 +154,10 @@ static int uring_open(const struct be_open *o, struct be **out, struct err *e)
 	if (o->opts)
 		u->opts = *(const struct uring_opts *)o->opts;
 	else
-		opt_defaults(&(struct opt_group){ "tcp", NULL, options, ARRAY_LEN(options), &u->opts }, 1);
+		opt_defaults(
+			&(struct opt_group){
+				.name = "tcp", .rows = options, .n = ARRAY_LEN(options), .base = &u->opts },
+			1);
 	u->idle_ns = u->opts.idle_timeout ? u->opts.idle_timeout : u->opts.connection_timeout;
 	sock_limit_buffers(&u->opts);
 	if ((r = sock_check(&u->opts, e)) < 0 || (r = streams_open(u, o, e)) < 0 || (r = frames_open(u, o, e)) < 0 ||

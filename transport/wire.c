@@ -144,7 +144,7 @@ DEF(wire_region, F(W_U32, T, region), F(W_U64, T, bytes), F(W_U64, T, seed));
 DEF(wire_region_reply, F(W_U64, T, key), F(W_U8, T, pages));
 #undef T
 #define T struct msg_xfer_begin
-DEF(wire_xfer_begin, F(W_U8, T, kind), F(W_U8, T, sum), F(W_U64, T, chunks), F(W_U32, T, chunk));
+DEF(wire_xfer_begin, F(W_U8, T, kind), F(W_U8, T, sum), F(W_U64, T, chunks), F(W_U32, T, chunk), F(W_STR, T, filter));
 #undef T
 #define T struct msg_xfer_end
 DEF(wire_xfer_end, F(W_U64, T, chunks));

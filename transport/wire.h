@@ -13,6 +13,7 @@
 #define DWCP_TRANSPORT_WIRE_H
 
 #include "base/digest.h"
+#include "base/stage.h"
 #include "base/wire.h"
 #include "transport/backend.h"
 #include "transport/store.h"
@@ -159,8 +160,9 @@ enum xfer_kind { XFER_PUT, XFER_FILES, XFER_SERVICE };
 struct msg_xfer_begin {
 	uint8_t kind;
 	uint8_t sum;
-	uint64_t chunks; /* in one pass, at most what regions or files can hold */
-	uint32_t chunk;  /* largest, bytes */
+	uint64_t chunks;          /* in one pass, at most what regions or files can hold */
+	uint32_t chunk;           /* largest, bytes */
+	char filter[FILTER_NAME]; /* what undoes the payloads' encoding; "": none */
 };
 
 struct msg_xfer_end {

@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT */
+/* One block: pages of a class, or what is left of them, and the codec that takes them. */
+#include "compress/hde_impl.h"
+
+#include "base/clock.h"
+#include "base/util.h"
+#include <string.h>
+
+#define TINY 64 /* bytes: no codec makes them fewer */
+
+static const uint16_t *pages_of(const struct batch_enc *x, const struct block_plan *p)
+{
+	return &x->w->group[p->class][p->at];
+}
+
+/* The pages of a block, one after the other: where they lie, if they lie so, or a copy. */
+static const uint8_t *gather(struct batch_enc *x, const struct block_plan *p, uint32_t *bytes)
+{
+	const uint16_t *v = pages_of(x, p);
+	uint32_t last = v[p->n - 1];
+
+	*bytes = (uint32_t)(p->n - 1) * HDE_PAGE + batch_len(x->b, last);
+	if (last - v[0] + 1 == p->n)
+		return batch_bytes(x->b, v[0]);
+	for (uint32_t k = 0; k < p->n; k++)
+		memcpy(x->w->raw + (size_t)k * HDE_PAGE, batch_bytes(x->b, v[k]), batch_len(x->b, v[k]));
+	return x->w->raw;
+}
+
+static void put_block_head(uint8_t *at, const struct hw_block *h)
+{
+	struct wcur c = wcur_init(at, HW_BLOCK_HEAD);
+
+	put_u8(&c, h->type);
+	put_u8(&c, h->codec);
+	put_u8(&c, h->flags);
+	put_u8(&c, 0);
+	put_u32(&c, h->raw);
+	put_u32(&c, h->mid);
+	put_u32(&c, h->len);
+	put_u64(&c, h->sum);
+}
+
+/* What the rule says; the choice's index, or SEL_CHOICES where it was not asked. */
+static unsigned choose(struct batch_enc *x, const void *data, uint32_t n, struct sel_features *f,
+		       struct sel_choice *choice)
+{
+	const struct hde_config *cfg = &x->e->cfg;
+	uint64_t began;
+	unsigned c;
+
+	if (cfg->opts.mode == HDE_FIXED) {
+		*choice = cfg->fixed;
+		return SEL_CHOICES;
+	}
+	began = clock_now(&clock_mono);
+	sel_features(f, data, n);
+	c = sel_choose(&x->w->sel, f, n, NULL);
+	metric_add(&x->w->stats.select_ns, clock_now(&clock_mono) - began);
+	*choice = sel_choices[c];
+	return c;
+}
+
+/* Encodes mid (h->mid bytes) behind the block's head. */
+static void append(struct batch_enc *x, struct hw_block *h, const uint8_t *mid, const struct codec_base *base,
+		   bool random)
+{
+	struct hde_stats *s = &x->w->stats;
+	struct sel_choice choice = { CODEC_RAW, 0 };
+	unsigned c = SEL_CHOICES;
+	struct sel_features f;
+	uint8_t *head = x->out.p;
+	uint64_t began = 0;
+	size_t len = 0;
+
+	if (h->mid >= TINY && !(random && x->e->cfg.opts.mode != HDE_FIXED))
+		c = choose(x, mid, h->mid, &f, &choice);
+	if (base && (choice.codec != CODEC_ZSTD || choice.level < 1))
+		choice = (struct sel_choice){ CODEC_ZSTD, 1 };
+	x->out.p += HW_BLOCK_HEAD;
+	began = clock_now(&clock_mono);
+	if (choice.codec != CODEC_RAW)
+		len = codecs[choice.codec]->encode(x->w->codec, choice.level, base, mid, h->mid, x->out.p,
+						   x->e->cfg.opts.mode == HDE_FIXED ? (size_t)(x->out.end - x->out.p)
+										    : h->mid - 1);
+	if (!len || len >= h->mid) {
+		choice.codec = CODEC_RAW;
+		memcpy(x->out.p, mid, h->mid);
+		len = h->mid;
+	}
+	if (c < SEL_CHOICES && !base) {
+		sel_learn(&x->w->sel, &f, h->mid, c, len, clock_now(&clock_mono) - began, 0);
+		metric_add(&s->choice[c], 1);
+	}
+	if (choice.codec != CODEC_RAW && base)
+		h->flags |= HW_PREFIX;
+	h->codec = choice.codec;
+	h->len = (uint32_t)len;
+	x->out.p += len;
+	put_block_head(head, h);
+}
+
+static void encode_deltas(struct batch_enc *x, const struct block_plan *p)
+{
+	const uint16_t *v = pages_of(x, p);
+	struct enc_worker *w = x->w;
+	struct hw_block h = { .type = HW_DELTA, .raw = p->n * HDE_PAGE };
+	struct sum_state sum;
+	uint32_t ctl = 0;
+	uint8_t *at = w->mid + 4;
+	struct wcur c = wcur_init(w->mid, 4);
+
+	sum_begin(&sum, SUM_XXH3);
+	for (uint32_t k = 0; k < p->n; k++) {
+		uint32_t i = v[k];
+
+		memcpy(at, w->ctl + (size_t)i * DELTA_CTL_MAX, w->delta[i].ctl);
+		at += w->delta[i].ctl;
+		ctl += w->delta[i].ctl;
+		sum_add(&sum, batch_bytes(x->b, i), HDE_PAGE);
+		x->bases = bases_add(x->bases, batch_page(x->b, i), batch_state(x, i)->acked);
+	}
+	put_u32(&c, ctl);
+	for (uint32_t k = 0; k < p->n; k++) {
+		uint32_t i = v[k];
+
+		memcpy(at, w->data + (size_t)i * HDE_DELTA_MOST, w->delta[i].data);
+		at += w->delta[i].data;
+	}
+	h.mid = (uint32_t)(at - w->mid);
+	h.sum = sum_end(&sum);
+	metric_add(&w->stats.delta_bytes, h.mid);
+	append(x, &h, w->mid, NULL, false);
+}
+
+static void encode_copies(struct batch_enc *x, const struct block_plan *p)
+{
+	const uint16_t *v = pages_of(x, p);
+	struct enc_worker *w = x->w;
+	struct hw_block h = { .type = HW_CODED, .flags = HW_MATCHES, .raw = p->n * HDE_PAGE };
+	struct wcur c = wcur_init(w->mid, CODEC_BLOCK_MAX), first;
+	struct sum_state sum;
+	int64_t last = 0;
+
+	sum_begin(&sum, SUM_XXH3);
+	put_u32(&c, 0);
+	for (uint32_t k = 0; k < p->n; k++) {
+		uint32_t from = w->copy_of[v[k]];
+
+		put_leb32(&c, 0);
+		put_leb32(&c, HDE_PAGE);
+		put_leb32(&c, zigzag((int64_t)from - last));
+		put_leb32(&c, 0);
+		last = from;
+		sum_add(&sum, batch_bytes(x->b, v[k]), HDE_PAGE);
+		x->bases = bases_add(x->bases, from, __atomic_load_n(&x->e->pages[from].acked, __ATOMIC_RELAXED));
+	}
+	h.mid = (uint32_t)(c.p - w->mid);
+	h.sum = sum_end(&sum);
+	first = wcur_init(w->mid, 4);
+	put_u32(&first, h.mid - 4);
+	append(x, &h, w->mid, NULL, false);
+}
+
+/* The last versions of the block's pages, one after the other; false: not all are there any more. */
+static bool gather_base(struct batch_enc *x, const struct block_plan *p, struct codec_base *base)
+{
+	const uint16_t *v = pages_of(x, p);
+
+	for (uint32_t k = 0; k < p->n; k++) {
+		uint32_t page = batch_page(x->b, v[k]);
+		int64_t slot = cache_pin(&x->e->cache, page, batch_state(x, v[k])->acked);
+
+		if (slot < 0)
+			return false;
+		memcpy(x->w->base + (size_t)k * HDE_PAGE, cache_bytes(&x->e->cache, slot), HDE_PAGE);
+		cache_unpin(&x->e->cache, slot);
+	}
+	*base = (struct codec_base){ .prefix = x->w->base, .prefix_bytes = (size_t)p->n * HDE_PAGE };
+	return true;
+}
+
+static void encode_pages(struct batch_enc *x, const struct block_plan *p)
+{
+	struct hde_stats *s = &x->w->stats;
+	struct hw_block h = { .type = HW_CODED };
+	struct codec_base base;
+	const uint8_t *raw = gather(x, p, &h.raw);
+	bool based = p->class == CLASS_CHANGED && gather_base(x, p, &base);
+
+	if (x->e->cfg.on_block)
+		x->e->cfg.on_block(x->e->cfg.on_block_ctx, raw, h.raw);
+	h.mid = h.raw;
+	h.sum = sum_of(SUM_XXH3, raw, h.raw);
+	if (!based && x->e->n_pages && !x->alone && !x->e->cfg.no_match &&
+	    block_match(x, pages_of(x, p), p->n, raw, &h))
+		raw = x->w->mid;
+	append(x, &h, raw, based ? &base : NULL, p->class == CLASS_RANDOM);
+	for (uint32_t k = 0; (h.flags & HW_PREFIX) && k < p->n; k++) {
+		uint32_t i = pages_of(x, p)[k];
+
+		x->bases = bases_add(x->bases, batch_page(x->b, i), batch_state(x, i)->acked);
+	}
+	metric_add(h.codec == CODEC_RAW ? &s->raw_pages : &s->coded_pages, p->n);
+}
+
+void block_encode(struct batch_enc *x, const struct block_plan *p)
+{
+	if (p->class == CLASS_DELTA)
+		encode_deltas(x, p);
+	else if (p->class == CLASS_COPY)
+		encode_copies(x, p);
+	else
+		encode_pages(x, p);
+}

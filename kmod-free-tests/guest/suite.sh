@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+#
+# The guest suite of one guest, or of two: boots, runs what belongs there and prints `PASS name`, `FAIL name`,
+# `SKIP name: reason`, as kmod-free-tests/run.sh wants it.
+#
+#   kmod-free-tests/guest/suite.sh 1|2 [SECONDS [NAME…]]
+#
+# What belongs: scripts guest/tests/*.sh whose comment says `guest: hosts=N`, and, in one guest, cmocka programs whose
+# comment says `check: … in-guest` (`in-guest-valgrind`: under valgrind as well).
+set -uo pipefail
+cd "$(dirname "$0")/../.." || exit 1
+: "${B:=build/gcc}"
+hosts=$1
+limit=${2:-150}
+shift $(($# < 2 ? $# : 2))
+
+chosen() { (($# == 1)) || [[ " ${*:2} " == *" $1 "* ]]; }
+args=() programs=() scripts=()
+for f in kmod-free-tests/guest/tests/*.sh; do
+	name=$(basename "$f" .sh)
+	chosen "$name" "$@" || continue
+	grep -qE "guest: .*hosts=([12],)*$hosts( |,|\$)" "$f" || continue
+	args+=(--with "$f:$name.sh")
+	scripts+=("$name")
+done
+if ((hosts == 1)); then
+	for f in $(grep -lE '^[/ *#]*check:.* in-guest' kmod-free-tests/test_*.c); do
+		name=$(basename "$f" .c)
+		chosen "$name" "$@" || continue
+		args+=(--test "$name")
+		programs+=("$name")
+		! grep -qE 'check:.* in-guest-valgrind' "$f" || programs+=("valgrind:$name")
+	done
+fi
+kmod-free-tests/guest/guest.sh --hosts "$hosts" --time "$limit" --with kmod-free-tests/guest/run.sh \
+	--with kmod-free-tests/cmocka.awk "${args[@]}" -- bash /job/run.sh "${programs[@]}" -- "${scripts[@]}" 2>&1
+rc=$?
+case $rc in
+77) echo "SKIP guest: no guest can be had here (the line above says why)" ;;
+0 | 1) ;;
+*)
+	echo "FAIL the guest ended with status $rc"
+	rc=1
+	;;
+esac
+exit $rc
