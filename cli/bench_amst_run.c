@@ -518,9 +518,8 @@ int bench_amst_run(struct bench_amst *b, struct err *e)
 	if (!b->opts->reverse)
 		rc = fill(b, SEED_FIRST, e);
 	if (rc >= 0)
-		rc = transfer_connect(b->transfer,
-				      b->transfer->opts->hde.mode != HDE_NONE ? transfer_stage_chunk(b->transfer) : 0,
-				      &b->client, &r->setup_ns, e);
+		rc = transfer_connect(b->transfer, b->transfer->opts->hde.mode != HDE_NONE, &b->client, &r->setup_ns,
+				      e);
 	if (rc >= 0)
 		rc = run_phases(b, e);
 	if (b->client) {

@@ -79,6 +79,7 @@ int cmd_backends(int argc, char **argv);
 int cmd_migrate(int argc, char **argv);
 int cmd_guests(int argc, char **argv);
 int cmd_stats(int argc, char **argv);
+int cmd_tune(int argc, char **argv);
 extern const struct command cmd_benchmark_table[];
 extern const struct command cmd_linkemu_table[];
 

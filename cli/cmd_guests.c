@@ -115,7 +115,7 @@ int cmd_guests(int argc, char **argv)
 		return rc == -EINVAL ? CMD_USAGE : CMD_FAILED;
 	}
 	cmd_catch_signals();
-	rc = transfer_connect(&t, 0, &c, NULL, &e);
+	rc = transfer_connect(&t, false, &c, NULL, &e);
 	if (rc == 0)
 		rc = opts.check[0] || opts.resume[0] || opts.drop[0] ? act(c, &opts, &e) : list(c, output.json, &e);
 	client_close(c);

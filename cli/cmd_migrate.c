@@ -206,7 +206,11 @@ static int settle(struct migrate_cmd *m, struct err *e)
 
 static int connect_peer(struct migrate_cmd *m, struct client **out, struct err *e)
 {
-	return transfer_connect(&m->transfer, migrate_chunk_room((uint32_t)m->transfer_opts.chunk), out, NULL, e);
+	struct client_config cfg;
+
+	transfer_client(&m->transfer, true, &cfg);
+	cfg.stage_chunk = migrate_chunk_room((uint32_t)m->transfer_opts.chunk);
+	return client_open(out, &cfg, NULL, e);
 }
 
 static int reconnect(void *ctx, struct client **out, struct err *e)

@@ -135,12 +135,23 @@ long=("${move[@]}" --memory=64MB --dirty-rate=20000 --writers=2 --downtime-limit
 # What the server holds: "running", "ready", or nothing.
 phase_there() { "$DWCP" guests "$at" --timeout=2s 2>/dev/null | awk '{ print $2 }' | tr -d ,; }
 
+# How long one takes here and now, in milliseconds; deaths come at moments within it.
+start_server time
+began=${EPOCHREALTIME/./}
+"${long[@]}" --peer="$at" --settle=0 >/dev/null 2>&1
+whole=$(((${EPOCHREALTIME/./} - began) / 1000))
+stop_server
+sometime() {
+	local ms=$((whole * (25 + RANDOM % 85) / 100))
+	sleep "$((ms / 1000)).$(printf %03d $((ms % 1000)))"
+}
+
 source_dies() {
 	local rc phase id
 	start_server "src$1" || return 1
 	"${long[@]}" --peer="$at" --doubt-time=2s >"$TEST_TMP/k.out" 2>"$TEST_TMP/k.err" &
 	mover=$!
-	sleep "$((RANDOM % 2)).$((RANDOM % 6))$((RANDOM % 10))"
+	sometime
 	kill -9 $mover 2>/dev/null
 	wait $mover 2>/dev/null
 	# a session that lost its source ends after its time-out
@@ -171,7 +182,7 @@ dest_dies() {
 	start_server "dst$1" || return 1
 	"${long[@]}" --peer="$at" --doubt-time=1s --timeout=1s >"$TEST_TMP/k.out" 2>"$TEST_TMP/k.err" &
 	mover=$!
-	sleep "$((RANDOM % 2)).$((RANDOM % 6))$((RANDOM % 10))"
+	sometime
 	kill -9 "$server"
 	wait "$server" 2>/dev/null
 	wait $mover
