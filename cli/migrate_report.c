@@ -15,6 +15,17 @@ static double mbytes_per_s(uint64_t bytes, uint64_t ns)
 	return ns ? (double)bytes * 1e3 / (double)ns : 0;
 }
 
+/* GB/s of guest memory, once there is memory for it over there. */
+static double memory_rate(const struct migrate_cmd *m)
+{
+	return mbytes_per_s(m->opts.memory, m->result.total_ns - m->result.prepare_ns) / 1e3;
+}
+
+static double saved_percent(const struct migrate_cmd *m)
+{
+	return 100 - 100.0 * (double)m->result.bytes_wire / (double)m->opts.memory;
+}
+
 /* Stop-and-copy tracks nothing. */
 static const char *tracker_name(const struct migrate_cmd *m)
 {
@@ -87,8 +98,9 @@ void migrate_print(const struct migrate_cmd *m)
 	const struct migrate_blackout *b = &r->blackout;
 
 	print_rounds(r);
-	printf("  %-16s %s\n  %-16s %.3f s, %.3f GB/s of guest memory\n", "outcome", migrate_outcome_name(r->outcome),
-	       "total", (double)r->total_ns / 1e9, mbytes_per_s(m->opts.memory, r->total_ns) / 1e3);
+	printf("  %-16s %s\n  %-16s %.3f s, of which %.3f s for memory there; then %.3f GB/s of guest memory\n",
+	       "outcome", migrate_outcome_name(r->outcome), "total", (double)r->total_ns / 1e9,
+	       (double)r->prepare_ns / 1e9, memory_rate(m));
 	if (r->outcome == OUTCOME_COMPLETED)
 		printf("  %-16s %.2f ms (pause %.2f, look %.2f, transfer %.2f, state %.2f, start %.2f)\n", "downtime",
 		       ms(r->downtime_ns), ms(b->pause_ns), ms(b->look_ns), ms(b->transfer_ns), ms(b->ready_ns),
@@ -96,9 +108,9 @@ void migrate_print(const struct migrate_cmd *m)
 	if (r->rollback_ns)
 		printf("  %-16s %.2f ms until the guest ran here again\n", "rollback", ms(r->rollback_ns));
 	printf("  %-16s %.2f MB, %.1f %% less than memory; pages: %llu zeros, %llu duplicates, %llu deltas, %llu others\n",
-	       "on the wire", (double)r->bytes_wire / 1e6, 100 - 100.0 * (double)r->bytes_wire / (double)m->opts.memory,
-	       (unsigned long long)r->zero_pages, (unsigned long long)r->duplicate_pages,
-	       (unsigned long long)r->delta_pages, (unsigned long long)r->raw_pages);
+	       "on the wire", (double)r->bytes_wire / 1e6, saved_percent(m), (unsigned long long)r->zero_pages,
+	       (unsigned long long)r->duplicate_pages, (unsigned long long)r->delta_pages,
+	       (unsigned long long)r->raw_pages);
 	print_tracking(m);
 	if (r->outcome == OUTCOME_COMPLETED && m->opts.verify)
 		printf("  %-16s %s\n", "verified",
@@ -192,6 +204,9 @@ int migrate_print_json(const struct migrate_cmd *m, const char *path, struct err
 	part = outcome_json(m);
 	json_object_update(result, part);
 	json_decref(part);
+	json_object_set_new(result, "n_rounds", json_integer((json_int_t)(r->n_rounds + r->more_rounds)));
+	json_object_set_new(result, "memory_gbytes_per_s", json_real(memory_rate(m)));
+	json_object_set_new(result, "saved_percent", json_real(saved_percent(m)));
 	rc = json_write(result, path, e);
 	json_decref(result);
 	return rc;

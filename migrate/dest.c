@@ -238,11 +238,14 @@ static int fill_incoming(struct incoming *in, const struct msg_guest_prepare *m,
 
 	if (rc < 0)
 		return rc;
-	rc = hugebuf_alloc(&in->mem, m->memory, true, e);
+	rc = hugebuf_alloc(&in->mem, m->memory, false, e);
 	if (rc < 0) {
 		__atomic_fetch_sub(&in->d->held, m->memory, __ATOMIC_RELAXED);
 		return rc;
 	}
+	rc = hugebuf_prefault(&in->mem, in->d->cfg.workers, e);
+	if (rc < 0)
+		return rc;
 	in->have = calloc(bitmap_words(pages), sizeof *in->have);
 	in->sum = calloc(pages, sizeof *in->sum);
 	if (!in->have || !in->sum)
