@@ -23,6 +23,12 @@ static const struct {
 	{ "setup", "how long a session takes to begin", table_setup },
 	{ "files", "file to file against cp and tar | socat", table_files },
 	{ "cost", "allocations, locks and system calls per chunk", table_cost },
+	{ "tune_sim", "the search for streams against a sweep, simulated", table_tune_sim },
+	{ "modes", "mode detection against the truth", table_modes },
+	{ "tune_local", "dwcp tune against a sweep, 1 Gb/s and 1 ms", table_tune_local },
+	{ "tune_internet", "dwcp tune against a sweep, 50 ms and 1 % of loss", table_tune_internet },
+	{ "tune_poor", "dwcp tune against a sweep, 200 ms and 5 % of loss", table_tune_poor },
+	{ "switch", "what a mode switch costs a running transfer", table_switch },
 };
 
 struct suite_opts {

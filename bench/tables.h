@@ -14,6 +14,12 @@ int table_sizes(struct lab *lab, struct err *e);         /* 4 KB to 16 MB: rate,
 int table_setup(struct lab *lab, struct err *e);         /* how long a session takes to begin */
 int table_files(struct lab *lab, struct err *e);         /* file to file, against cp and tar | socat */
 int table_cost(struct lab *lab, struct err *e);          /* allocations, locks and system calls per chunk */
+int table_tune_sim(struct lab *lab, struct err *e);      /* the search for streams, over simulated links */
+int table_modes(struct lab *lab, struct err *e);         /* mode detection against the truth */
+int table_tune_local(struct lab *lab, struct err *e);    /* dwcp tune against a sweep, over an emulated link… */
+int table_tune_internet(struct lab *lab, struct err *e);
+int table_tune_poor(struct lab *lab, struct err *e);
+int table_switch(struct lab *lab, struct err *e); /* what a mode switch costs */
 
 /* "--duration=… --omit=…" of one timed run. */
 #define TIMED_MAX 64

@@ -14,6 +14,7 @@
 #define HOLD_LEAST (20 * NS_PER_S) /* between two searches in a transfer */
 #define OFF_LEAST (3 * NS_PER_S)   /* that the rate must be off before another one */
 #define FAR 8
+#define CONFIRM 5      /* rivals that the best is compared with again */
 #define LEAST_PROBES 6 /* that there is time for, however few points there are */
 #define TRIPS 25       /* round trips that a probe may always take: windows grow by them */
 
@@ -420,7 +421,7 @@ static enum tune_say after_confirm(struct tune *t, struct tune_tried *got)
 	if (got != best_of(t) && tune_better(t, got, best_of(t)))
 		t->best = (unsigned)(got - t->tried);
 	r = rival(t);
-	if (t->step++ >= 2 || !r)
+	if (t->step++ >= CONFIRM || !r)
 		return over(t);
 	return probe(t, r->p);
 }
