@@ -29,6 +29,10 @@ static const struct {
 	{ "tune_internet", "dwcp tune against a sweep, 50 ms and 1 % of loss", table_tune_internet },
 	{ "tune_poor", "dwcp tune against a sweep, 200 ms and 5 % of loss", table_tune_poor },
 	{ "switch", "what a mode switch costs a running transfer", table_switch },
+	{ "hde", "compression: guests' memory against zstd and XBZRLE", table_hde_images },
+	{ "hde-scan", "compression: zero and random pages", table_hde_scan },
+	{ "hde-suite", "compression: the documented tables", table_hde_suite },
+	{ "hde-selector", "compression: the selector against the best plan", table_hde_selector },
 };
 
 struct suite_opts {
@@ -36,7 +40,7 @@ struct suite_opts {
 	uint32_t rounds;
 	bool quick, check;
 	uint64_t run_ns, region, file_size, quiet_ns;
-	char json[4096], markdown[4096];
+	char json[4096], markdown[4096], images[4096];
 };
 
 #define FIELD(f) offsetof(struct suite_opts, f)
@@ -107,6 +111,13 @@ static const struct opt rows[] = {
 	  .max = ROOM(dir),
 	  .unit = "DIR",
 	  .help = "scratch folder on the disk to measure (needed)" },
+	{ .name = "images",
+	  .type = OPT_STR,
+	  .offset = FIELD(images),
+	  .def = "build/images",
+	  .max = ROOM(images),
+	  .unit = "DIR",
+	  .help = "guests' memory, made by bench/image.sh --list" },
 	{ .name = "json",
 	  .type = OPT_STR,
 	  .offset = FIELD(json),
@@ -297,6 +308,7 @@ int main(int argc, char **argv)
 	lab.seconds = o.run_ns ? (double)o.run_ns / 1e9 : o.quick ? 1 : 2;
 	lab.region = o.region;
 	lab.file_size = o.file_size;
+	snprintf(lab.images, sizeof(lab.images), "%s", o.images);
 	lab.report = report_new("benchmark suite", settings(&lab, &o));
 	rc = run_tables(&lab, &o, &e);
 	if (rc >= 0)

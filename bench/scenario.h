@@ -21,6 +21,7 @@ struct lab {
 	double seconds;     /* one timed run */
 	uint64_t region;    /* cold memory */
 	uint64_t file_size; /* files */
+	char images[4096];  /* folder of guests' memory */
 	double busiest;     /* other programs' share of the CPUs before any section, 0..1 */
 	json_t *report;
 };

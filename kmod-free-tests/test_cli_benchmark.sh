@@ -204,6 +204,7 @@ t_interrupted_in_reverse_in_an_iteration() {
 t_fails_before_its_session() {
 	local begin=$EPOCHREALTIME
 	expect 1 'memory' bench --region=60TB --data-size=60TB
+	expect 1 'writing the result to /nowhere/result.json' bench --duration=60s --json=/nowhere/result.json
 	awk -v a="$begin" -v b="$EPOCHREALTIME" 'BEGIN { exit !(b - a < 2.5) }' || fail "it took more than 2.5 s"
 }
 
