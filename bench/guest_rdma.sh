@@ -17,8 +17,8 @@ done
 total=$((bytes * 1048576))
 
 busy() { # jiffies that the CPUs were not idle, of 10 ms
-	local _ user nice system idle iowait irq soft steal
-	read -r _ user nice system idle iowait irq soft steal _ </proc/stat
+	local _ user nice system irq soft
+	read -r _ user nice system _ _ irq soft _ </proc/stat
 	echo $((user + nice + system + irq + soft))
 }
 # "median [least, most]" of a file of numbers
@@ -46,7 +46,7 @@ dwcp_run() { # options: JSON of one transfer
 }
 
 bandwidth() {
-	local size n round before after line gbytes seconds
+	local size n round before after line gbytes avg pcpu dcpu
 	echo "### Bandwidth, one stream against one queue pair"
 	echo
 	echo "\`ib_write_bw -R -t $depth\` and \`dwcp benchmark amst --backend rdma --streams 1 --chunk-size SIZE --checksum none\`," \
@@ -84,14 +84,14 @@ bandwidth() {
 }
 
 setup() {
-	local n i
+	local n
 	echo "### Session set-up"
 	echo
 	echo "| streams | ms | n |"
 	echo "|---|---|---|"
 	for n in 1 64 512; do
 		rm -f s.v
-		for i in 1 2 3; do
+		for _ in 1 2 3; do
 			dwcp benchmark amst --peer 10.0.0.2 --backend rdma --streams $n --checksum none --iterations 1 --interval 0 \
 				--data-size 1MB --json 2>dwcp.err >json || { tail -n 1 dwcp.err >&2; continue; }
 			field session_setup_ms <json >>s.v
