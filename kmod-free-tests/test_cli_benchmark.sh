@@ -144,7 +144,7 @@ t_check() {
 }
 
 t_wrong_usage() {
-	expect 2 'no compression yet' bench --compress=datacenter
+	expect 2 'a peer sends what it has as it is' bench --compress=datacenter --reverse
 	expect 2 'linkemu' bench --link=wan
 	expect 2 'out of range' bench --streams=0
 	expect 2 'not understood' bench --data-size=lots
