@@ -30,10 +30,10 @@ spread() {
 field() { sed -n "s/.*\"$1\": \([0-9.e+-]*\).*/\1/p" | head -n 1; }
 
 perftest() { # tool size iterations [options]: the client's result line
-	local tool=$1 size=$2 n=$3 i
+	local tool=$1 size=$2 n=$3
 	shift 3
 	bg b perf "$tool" -d rxe1 -R -F -s "$size" -n "$n" "$@"
-	for i in 1 2 3 4 5 6 7 8; do
+	for _ in 1 2 3 4 5 6 7 8; do
 		sleep 0.3
 		"$tool" -d rxe0 -R -F -s "$size" -n "$n" "$@" 10.0.0.2 >perf.log 2>&1 && break
 	done

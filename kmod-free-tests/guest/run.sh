@@ -29,7 +29,7 @@ cmocka_program() { # name
 	cmd=("./tests/$name")
 	[[ $1 == "$name" ]] || cmd=(valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite
 		"--suppressions=/job/valgrind.supp" "${cmd[@]}")
-	CMOCKA_MESSAGE_OUTPUT=STDOUT timeout -k 5 "${GUEST_PROGRAM_LIMIT:-90}" "${cmd[@]}" >"$log" 2>&1
+	CMOCKA_MESSAGE_OUTPUT=STDOUT TEST_PATIENCE=60 timeout -k 5 "${GUEST_PROGRAM_LIMIT:-240}" "${cmd[@]}" >"$log" 2>&1
 	rc=$?
 	while read -r what rest; do
 		case $what in
