@@ -474,7 +474,8 @@ static bool on_down(struct multi *m, unsigned way, struct stream *s, struct be_e
 	if (s->connected || s->closing || ev->len) {
 		if (s->connected && blames_way(ev->err))
 			leave(m, way, ev->err);
-	} else if (!last_way(m, way) && s->to.len) {
+	} else if (ev->err != -ECONNRESET && !last_way(m, way) &&
+		   s->to.len) { /* reset: there is somebody, who will not */
 		leave(m, way, ev->err);
 		if (try_connect(m, s, way + 1, NULL) == 0)
 			return false;
