@@ -56,7 +56,7 @@ static const struct opt_group common_group = {
 /* The YAML sections of all commands, so that one file serves several of them. */
 static const char *const sections[] = { "log",     "output", "tcp",      "rdma",      "mem",     "amst",
 					"serve",   "send",   "transfer", "benchmark", "bench",   "store",
-					"stats",   "tune",   "compress", "predict",   "migrate", "simulate",
+					"stats",   "tune",   "hde",      "predict",   "migrate", "simulate",
 					"linkemu", "link",   "hosts",    "ab",        "ba",      NULL };
 
 struct opt_group cmd_output_group(struct cmd_output *o)
