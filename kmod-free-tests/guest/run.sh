@@ -56,7 +56,7 @@ script_test() { # script function
 	began=$SECONDS
 	mkdir -p "/tmp/$2"
 	# shellcheck disable=SC2016
-	TEST_TMP=/tmp/$2 timeout -k 5 "${GUEST_TEST_LIMIT:-60}" bash -c '. /guest/lib.sh; . "/job/$0.sh"; cd "$TEST_TMP"; "$1"' \
+	TEST_TMP=/tmp/$2 timeout -k 5 "${GUEST_TEST_LIMIT:-150}" bash -c '. /guest/lib.sh; . "/job/$0.sh"; cd "$TEST_TMP"; "$1"' \
 		"$1" "$2" >"$log" 2>&1 </dev/null
 	rc=$?
 	((rc == 0 || rc == 77)) || each_host show_logs >>"$log" 2>&1
