@@ -2,6 +2,7 @@
 #include "base/json.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -154,9 +155,29 @@ out:
 	return rc ? failed(e, rc, path) : 0;
 }
 
+static bool is_standard(const char *path)
+{
+	return !path || !*path || strcmp(path, "-") == 0;
+}
+
+int json_check(const char *path, struct err *e)
+{
+	const char *slash = is_standard(path) ? NULL : strrchr(path, '/');
+	char dir[PATH_MAX];
+
+	if (is_standard(path))
+		return 0;
+	if (is_special(path))
+		return access(path, W_OK) ? failed(e, -errno, path) : 0;
+	if (snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - path) + 1 : 1, slash ? path : ".") >=
+	    (int)sizeof dir)
+		return failed(e, -ENAMETOOLONG, path);
+	return access(dir, W_OK | X_OK) ? failed(e, -errno, path) : 0;
+}
+
 int json_write(const json_t *obj, const char *path, struct err *e)
 {
-	bool standard = !path || !*path || strcmp(path, "-") == 0;
+	bool standard = is_standard(path);
 	char *text = json_dumps(obj, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
 	size_t len;
 	int rc;

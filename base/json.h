@@ -15,6 +15,10 @@ json_t *json_result(const char *command, bool measured);
 json_t *json_interval(struct stats_interval s);
 json_t *json_number(double v); /* null when not finite */
 
+/* Whether json_write could write there, as far as that can be told before the work is done: a result that took an hour
+ * should not be lost to a directory that is not there. */
+int json_check(const char *path, struct err *e);
+
 /* Writes obj with a newline to `path`; NULL, "" and "-" mean standard output. A file is written
  * beside its name and renamed, so a reader never sees half of it. */
 int json_write(const json_t *obj, const char *path, struct err *e);

@@ -207,7 +207,8 @@ int cmd_benchmark_amst(int argc, char **argv)
 		transfer_compress_group(&transfer_opts),
 		cmd_output_group(&output),
 	};
-	struct transfer t = { 0 };
+	static struct transfer_flight flight;
+	struct transfer t = { .flight = &flight };
 	struct bench_amst b = { .opts = &opts, .transfer = &t };
 	struct err e = { 0 };
 	int n, status, rc;

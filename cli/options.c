@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* One call for the options of every subcommand, and every text that is made from them. */
 #include "cli/cmd.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/opt_table.h"
 #include "base/util.h"
@@ -53,10 +54,10 @@ static const struct opt_group common_group = {
 };
 
 /* The YAML sections of all commands, so that one file serves several of them. */
-static const char *const sections[] = { "log",      "output",   "tcp",       "mem",      "amst",    "serve",
-					"send",     "transfer", "benchmark", "bench",    "store",   "stats",
-					"compress", "predict",  "migrate",   "simulate", "linkemu", "link",
-					"hosts",    "ab",       "ba",        NULL };
+static const char *const sections[] = { "log",  "output",   "tcp",       "mem",     "amst",     "serve",
+					"send", "transfer", "benchmark", "bench",   "store",    "stats",
+					"tune", "hde",      "predict",   "migrate", "simulate", "linkemu",
+					"link", "hosts",    "ab",        "ba",      NULL };
 
 struct opt_group cmd_output_group(struct cmd_output *o)
 {
@@ -248,6 +249,15 @@ void cmd_print_common(void)
 		man_rows(&common_group);
 }
 
+/* Before the work, not after it. */
+static int check_output(const struct opt_group *groups, size_t n, struct err *e)
+{
+	for (size_t i = 0; i < n; i++)
+		if (groups[i].rows == output_rows)
+			return json_check(((const struct cmd_output *)groups[i].base)->json, e);
+	return 0;
+}
+
 static bool section_known(const char *name)
 {
 	for (size_t i = 0; sections[i]; i++)
@@ -294,6 +304,8 @@ int cmd_options(const struct cmd_usage *u, const struct opt_group *groups, size_
 	}
 
 	log_set_level(common.verbose && common.log_level < LOG_INFO ? LOG_INFO : (enum log_level)common.log_level);
+	if (check_output(all, n, &e) < 0)
+		return cmd_fail(u->name, &e);
 	*n_operands = operands;
 	return CMD_RUN;
 }

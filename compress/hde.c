@@ -13,8 +13,6 @@
 
 const char *const hde_mode_names[] = { "none", "auto", "datacenter", "internet", NULL };
 
-static const char *const dictionary_names[] = { "auto", "on", "off", NULL };
-
 #define FIELD(f) offsetof(struct hde_opts, f)
 
 static const struct opt rows[] = {
@@ -59,20 +57,11 @@ static const struct opt rows[] = {
 	  .offset = FIELD(prefetch),
 	  .def = "true",
 	  .help = "touch pages ahead of the scan" },
-	{ .name = "dictionary",
-	  .alias = "dictionary_enabled",
-	  .type = OPT_ENUM,
-	  .offset = FIELD(dictionary),
-	  .def = "auto",
-	  .values = dictionary_names,
-	  .help = "train a dictionary for small blocks from the pages of the first round; auto: in internet mode" },
 };
 
 struct opt_group hde_group(struct hde_opts *o)
 {
-	return (struct opt_group){
-		.name = "compress", .help = "Compression", .rows = rows, .n = ARRAY_LEN(rows), .base = o
-	};
+	return (struct opt_group){ .name = "hde", .help = "Compression", .rows = rows, .n = ARRAY_LEN(rows), .base = o };
 }
 
 void hde_opts_default(struct hde_opts *o, int mode)

@@ -144,7 +144,7 @@ t_check() {
 }
 
 t_wrong_usage() {
-	expect 2 'no compression yet' bench --compress=datacenter
+	expect 2 'a peer sends what it has as it is' bench --compress=datacenter --reverse
 	expect 2 'linkemu' bench --link=wan
 	expect 2 'out of range' bench --streams=0
 	expect 2 'not understood' bench --data-size=lots
@@ -204,6 +204,7 @@ t_interrupted_in_reverse_in_an_iteration() {
 t_fails_before_its_session() {
 	local begin=$EPOCHREALTIME
 	expect 1 'memory' bench --region=60TB --data-size=60TB
+	expect 1 'writing the result to /nowhere/result.json' bench --duration=60s --json=/nowhere/result.json
 	awk -v a="$begin" -v b="$EPOCHREALTIME" 'BEGIN { exit !(b - a < 2.5) }' || fail "it took more than 2.5 s"
 }
 

@@ -4,7 +4,7 @@
 set -euo pipefail
 
 build=(gcc libc6-dev make pkg-config liburing-dev libyaml-dev libjansson-dev libxxhash-dev libisal-dev
-	libmicrohttpd-dev libzstd-dev liblz4-dev libsnappy-dev zlib1g-dev)
+	libmicrohttpd-dev libzstd-dev liblz4-dev libsnappy-dev zlib1g-dev librdmacm-dev libibverbs-dev)
 check=(libcmocka-dev clang libclang-rt-14-dev clang-tidy clang-format cppcheck shellcheck valgrind libc6-dbg iproute2
 	man-db jq)
 bench=(iperf3 socat strace iproute2)
