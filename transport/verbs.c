@@ -170,7 +170,10 @@ static int verbs_open(const struct be_open *o, struct be **out, struct err *e)
 	if (rc < 0)
 		return rc;
 	if (!o->opts) {
-		opt_defaults(&(struct opt_group){ "rdma", NULL, options, ARRAY_LEN(options), &defaults }, 1);
+		opt_defaults(
+			&(struct opt_group){
+				.name = "rdma", .rows = options, .n = ARRAY_LEN(options), .base = &defaults },
+			1);
 		mine.opts = &defaults;
 	}
 	return plugin->hooks->open(&mine, out, e);
