@@ -377,6 +377,8 @@ static int finish(struct run *r, int rc, const char *json, const struct err *why
 	if (strcmp(json, "-") != 0)
 		for (size_t i = 0; i < json_array_size(sections); i++)
 			report_print_section(json_array_get(sections, i), stdout);
+	if (strcmp(json, "-") != 0 && (r->o->oracle || r->o->train[0]) && rc >= 0)
+		report_print_targets(r->report, stdout);
 	if (*json && json_array_size(sections) && json_write(r->report, json, &e) < 0)
 		status = cmd_fail(usage.name, &e);
 	if (status == CMD_OK && r->o->check && report_missed(r->report)) {
