@@ -158,8 +158,9 @@ static void test_simd_is_scalar(void **state)
 		delta_map_scalar(a + shift, b + shift, x);
 		delta_map_avx2(a + shift, b + shift, y);
 		assert_memory_equal(x, y, sizeof x);
-		for (unsigned w = 0; w + 128 <= DELTA_PAGE; w += 64)
-			assert_int_equal(match_mask_scalar(a + shift + w), match_mask_avx2(a + shift + w));
+		match_mask_scalar(a + shift, x);
+		match_mask_avx2(a + shift, y);
+		assert_memory_equal(x, y, MATCH_WORDS * sizeof *x);
 		if (i % 2)
 			memset(b, 0, sizeof b);
 		if (i % 4 == 1)
