@@ -107,7 +107,7 @@ bool sel_look(const struct selector *s);
 
 /* The choice for a block with these features; guess (may be NULL) gets the corrected prediction. After SEL_RAW_ROW raw
  * blocks in a row the cheapest codec is tried, so that a wrong "does not shrink" is noticed. */
-#define SEL_RAW_ROW 256
+#define SEL_RAW_ROW 64
 unsigned sel_choose(struct selector *s, const struct sel_features *f, size_t n, struct sel_guess *guess);
 
 /* What came of it. f NULL: it was sent raw without a look. decode_ns 0: not known here, the model's answer counts. Updates λ
