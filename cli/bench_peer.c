@@ -24,13 +24,15 @@ struct hello {
 	struct err err;
 };
 
-static int open_server(struct server **s, const struct transfer *t, uint64_t memory_max, struct err *e)
+static int open_server(struct server **s, const struct transfer *t, struct bench_link *link, uint64_t memory_max,
+		       struct err *e)
 {
+	const struct be_addr loopback = { .len = sizeof(struct sockaddr_in),
+					  .in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) } };
 	struct server_config cfg = {
 		.ops = t->ops,
 		.be_opts = t->be_opts,
-		.listen.len = sizeof(struct sockaddr_in),
-		.listen.in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) },
+		.listen = link->name[0] ? bench_link_addr() : loopback,
 		.workers = t->workers,
 		.sessions = 1,
 		.memory_max = memory_max,
@@ -43,7 +45,9 @@ static int open_server(struct server **s, const struct transfer *t, uint64_t mem
 		.seed = 1,
 	};
 
-	return server_open(s, &cfg, e);
+	int rc = bench_link_enter(link, LINK_B, e);
+
+	return rc < 0 ? rc : server_open(s, &cfg, e);
 }
 
 static bool session_over(struct server *s)
@@ -56,7 +60,8 @@ static bool session_over(struct server *s)
 	return sc.sessions_started && !sc.sessions_now;
 }
 
-static __attribute__((noreturn)) void child(int fd, pid_t parent, const struct transfer *t, uint64_t memory_max)
+static __attribute__((noreturn)) void child(int fd, pid_t parent, const struct transfer *t, struct bench_link *link,
+					    uint64_t memory_max)
 {
 	struct hello h = { 0 };
 	struct server *s = NULL;
@@ -66,7 +71,7 @@ static __attribute__((noreturn)) void child(int fd, pid_t parent, const struct t
 		_exit(CMD_FAILED);
 	signal(SIGINT, SIG_IGN); /* the terminal sends it to both; the parent decides */
 	signal(SIGTERM, SIG_DFL);
-	h.rc = open_server(&s, t, memory_max, &h.err);
+	h.rc = open_server(&s, t, link, memory_max, &h.err);
 	if (h.rc == 0)
 		h.addr = *server_bound(s);
 	if (write(fd, &h, sizeof(h)) != sizeof(h) || h.rc < 0)
@@ -98,7 +103,8 @@ static int hear_hello(int fd, struct hello *h, struct err *e)
 	return err_set(e, -ECHILD, "the receiver process did not start; name a --peer instead");
 }
 
-int bench_peer_start(struct bench_peer *p, const struct transfer *t, uint64_t memory_max, struct err *e)
+int bench_peer_start(struct bench_peer *p, const struct transfer *t, struct bench_link *link, uint64_t memory_max,
+		     struct err *e)
 {
 	struct hello h = { 0 };
 	pid_t parent = getpid();
@@ -110,7 +116,7 @@ int bench_peer_start(struct bench_peer *p, const struct transfer *t, uint64_t me
 	fflush(NULL);
 	p->pid = fork();
 	if (p->pid == 0)
-		child(fds[1], parent, t, memory_max);
+		child(fds[1], parent, t, link, memory_max);
 	rc = p->pid < 0 ? -errno : 0;
 	close(fds[1]);
 	if (rc < 0) {
