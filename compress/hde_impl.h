@@ -91,7 +91,7 @@ static inline uint32_t get_leb32(struct rcur *c)
 
 static inline uint32_t zigzag(int64_t v)
 {
-	return (uint32_t)((uint64_t)v << 1 ^ (uint64_t)(v >> 63));
+	return (uint32_t)((uint64_t)v << 1 ^ (v < 0 ? ~0ull : 0));
 }
 
 static inline int64_t unzigzag(uint32_t v)
