@@ -24,11 +24,9 @@ enum codec_id { CODEC_RAW, CODEC_LZ4, CODEC_ZSTD, CODEC_SNAPPY, CODEC_GZIP, CODE
 struct codec_ctx; /* one worker's */
 struct dict;      /* compress/dict.h */
 
-/* What both sides have besides the block; at most one of the two. Levels of a dictionary are its own. */
+/* What both sides have besides the block. A dictionary's level is its own. */
 struct codec_base {
 	const struct dict *dict;
-	const void *prefix;  /* content like the block's: an older version of it */
-	size_t prefix_bytes; /* at most CODEC_BLOCK_MAX */
 };
 
 struct codec {

@@ -11,43 +11,31 @@
 #include <stdlib.h>
 #include <zstd.h>
 
-#define WINDOW_LOG_MAX 20 /* a block behind a prefix of the same size, and some */
+#define WINDOW_LOG_MAX 20 /* a block behind a dictionary, and some */
 
 struct codec_zstd {
-	void *enc_mem, *dec_mem, *prefix_mem;
+	void *enc_mem, *dec_mem;
 	ZSTD_CCtx *enc;
 	ZSTD_DCtx *dec;
 	int level; /* set in enc */
 };
 
-/* The most that any block up to CODEC_BLOCK_MAX needs, with and without a prefix. zstd chooses by size class. */
+/* The most that any block up to CODEC_BLOCK_MAX needs, with and without a dictionary. zstd chooses by size class. */
 static size_t enc_bytes(int level_max)
 {
-	static const size_t sizes[] = { 16 << 10, 128 << 10, CODEC_BLOCK_MAX };
+	static const size_t sizes[] = { 16 << 10, 128 << 10, CODEC_BLOCK_MAX }, dicts[] = { 0, DICT_BYTES_MAX };
 	size_t most = 0;
 
 	for (int level = codec_zstd.level_min; level <= level_max; level++)
-		for (unsigned i = 0; i < 9; i++) {
-			size_t prefix = i % 3 ? sizes[i / 3] : 0;
-			ZSTD_compressionParameters p = ZSTD_getCParams(level, sizes[i % 3], prefix);
-			size_t n;
-
-			if (prefix && p.windowLog < 19)
-				p.windowLog = 19;
-			n = ZSTD_estimateCCtxSize_usingCParams(p);
-			most = n > most ? n : most;
-		}
+		for (unsigned i = 0; i < ARRAY_LEN(sizes) * ARRAY_LEN(dicts); i++)
+			most = max_u64(most, ZSTD_estimateCCtxSize_usingCParams(ZSTD_getCParams(
+						     level, sizes[i % ARRAY_LEN(sizes)], dicts[i / ARRAY_LEN(sizes)])));
 	return most + 4096;
 }
 
 static size_t whole_lines(size_t n)
 {
 	return div_up_u64(n, CACHE_LINE) * CACHE_LINE;
-}
-
-static size_t prefix_mem_bytes(void)
-{
-	return whole_lines(ZSTD_estimateDDictSize(CODEC_BLOCK_MAX, ZSTD_dlm_byRef));
 }
 
 int codec_zstd_open(struct codec_ctx *c, bool encodes, bool decodes, int level_max)
@@ -74,8 +62,7 @@ int codec_zstd_open(struct codec_ctx *c, bool encodes, bool decodes, int level_m
 
 		z->dec_mem = aligned_alloc(CACHE_LINE, n);
 		z->dec = z->dec_mem ? ZSTD_initStaticDCtx(z->dec_mem, n) : NULL;
-		z->prefix_mem = aligned_alloc(CACHE_LINE, prefix_mem_bytes());
-		if (!z->dec || !z->prefix_mem)
+		if (!z->dec)
 			return -ENOMEM;
 		ZSTD_DCtx_setParameter(z->dec, ZSTD_d_format, ZSTD_f_zstd1_magicless);
 		ZSTD_DCtx_setParameter(z->dec, ZSTD_d_windowLogMax, WINDOW_LOG_MAX);
@@ -87,7 +74,6 @@ void codec_zstd_close(struct codec_ctx *c)
 {
 	if (!c->zstd)
 		return;
-	free(c->zstd->prefix_mem);
 	free(c->zstd->enc_mem);
 	free(c->zstd->dec_mem);
 	free(c->zstd);
@@ -101,10 +87,8 @@ static size_t encode(struct codec_ctx *c, int level, const struct codec_base *ba
 
 	if (level != z->level)
 		ZSTD_CCtx_setParameter(z->enc, ZSTD_c_compressionLevel, z->level = level);
-	if (base && base->dict)
+	if (base)
 		ZSTD_CCtx_refCDict(z->enc, base->dict->cdict);
-	else if (base)
-		ZSTD_CCtx_refPrefix(z->enc, base->prefix, base->prefix_bytes);
 	len = ZSTD_compress2(z->enc, out, cap, in, n);
 	if (base)
 		ZSTD_CCtx_refCDict(z->enc, NULL);
@@ -116,13 +100,8 @@ static int decode(struct codec_ctx *c, const struct codec_base *base, const void
 	struct codec_zstd *z = c->zstd;
 	size_t got;
 
-	if (base && base->dict)
+	if (base)
 		ZSTD_DCtx_refDDict(z->dec, base->dict->ddict);
-	else if (base)
-		/* ZSTD_DCtx_refPrefix would allocate, by a function that a context in memory of ours does not have. */
-		ZSTD_DCtx_refDDict(z->dec,
-				   ZSTD_initStaticDDict(z->prefix_mem, prefix_mem_bytes(), base->prefix,
-							base->prefix_bytes, ZSTD_dlm_byRef, ZSTD_dct_rawContent));
 	got = ZSTD_decompressDCtx(z->dec, out, n, in, len);
 	if (base)
 		ZSTD_DCtx_refDDict(z->dec, NULL);

@@ -120,11 +120,10 @@ static int open_worker(struct hde_enc *e, struct enc_worker *w, struct err *err)
 		return rc;
 	w->raw = malloc(CODEC_BLOCK_MAX);
 	w->mid = malloc(4 + CODEC_BLOCK_MAX + MATCH_REC_MAX);
-	w->base = malloc(CODEC_BLOCK_MAX);
 	w->rec = malloc(MATCH_REC_MAX);
 	w->ctl = malloc((size_t)HDE_BATCH_PAGES * DELTA_CTL_MAX);
 	w->data = malloc((size_t)HDE_BATCH_PAGES * HDE_DELTA_MOST);
-	if (!w->raw || !w->mid || !w->base || !w->rec || !w->ctl || !w->data)
+	if (!w->raw || !w->mid || !w->rec || !w->ctl || !w->data)
 		return err_set(err, -ENOMEM, "no memory for a worker that compresses: use fewer workers");
 	cost = rate_cost(e, w);
 	sel_init(&w->sel, e->cfg.model, &cost);
@@ -177,7 +176,6 @@ void hde_enc_close(struct hde_enc *e)
 		codec_close(w->codec);
 		free(w->raw);
 		free(w->mid);
-		free(w->base);
 		free(w->rec);
 		free(w->ctl);
 		free(w->data);

@@ -63,8 +63,7 @@ static unsigned choose(struct batch_enc *x, const void *data, uint32_t n, struct
 }
 
 /* Encodes mid (h->mid bytes) behind the block's head. */
-static void append(struct batch_enc *x, struct hw_block *h, const uint8_t *mid, const struct codec_base *base,
-		   bool random)
+static void append(struct batch_enc *x, struct hw_block *h, const uint8_t *mid, bool random)
 {
 	struct hde_stats *s = &x->w->stats;
 	struct sel_choice choice = { CODEC_RAW, 0 };
@@ -77,12 +76,10 @@ static void append(struct batch_enc *x, struct hw_block *h, const uint8_t *mid, 
 
 	if (h->mid >= TINY && !(random && x->e->cfg.opts.mode != HDE_FIXED))
 		c = choose(x, mid, h->mid, &f, &looked, &choice);
-	if (base && (choice.codec != CODEC_ZSTD || choice.level < 1))
-		choice = (struct sel_choice){ CODEC_ZSTD, 1 };
 	x->out.p += HW_BLOCK_HEAD;
 	began = clock_now(&clock_mono);
 	if (choice.codec != CODEC_RAW)
-		len = codecs[choice.codec]->encode(x->w->codec, choice.level, base, mid, h->mid, x->out.p,
+		len = codecs[choice.codec]->encode(x->w->codec, choice.level, NULL, mid, h->mid, x->out.p,
 						   x->e->cfg.opts.mode == HDE_FIXED ? (size_t)(x->out.end - x->out.p)
 										    : h->mid - 1);
 	if (!len || len >= h->mid) {
@@ -90,12 +87,10 @@ static void append(struct batch_enc *x, struct hw_block *h, const uint8_t *mid, 
 		memcpy(x->out.p, mid, h->mid);
 		len = h->mid;
 	}
-	if (c < SEL_CHOICES && !base) {
+	if (c < SEL_CHOICES) {
 		sel_learn(&x->w->sel, looked ? &f : NULL, h->mid, c, len, clock_now(&clock_mono) - began, 0);
 		metric_add(&s->choice[c], 1);
 	}
-	if (choice.codec != CODEC_RAW && base)
-		h->flags |= HW_PREFIX;
 	h->codec = choice.codec;
 	h->len = (uint32_t)len;
 	x->out.p += len;
@@ -129,7 +124,7 @@ static void encode_deltas(struct batch_enc *x, const struct block_plan *p)
 	}
 	h.mid = (uint32_t)(at - w->mid);
 	metric_add(&w->stats.delta_bytes, h.mid);
-	append(x, &h, w->mid, NULL, false);
+	append(x, &h, w->mid, false);
 }
 
 static void encode_copies(struct batch_enc *x, const struct block_plan *p)
@@ -153,25 +148,7 @@ static void encode_copies(struct batch_enc *x, const struct block_plan *p)
 		x->bases = bases_add(x->bases, from, __atomic_load_n(&x->e->pages[from].acked, __ATOMIC_RELAXED));
 	}
 	h.mid = (uint32_t)(c.p - w->mid);
-	append(x, &h, w->mid, NULL, false);
-}
-
-/* The last versions of the block's pages, one after the other; false: not all are there any more. */
-static bool gather_base(struct batch_enc *x, const struct block_plan *p, struct codec_base *base)
-{
-	const uint16_t *v = pages_of(x, p);
-
-	for (uint32_t k = 0; k < p->n; k++) {
-		uint32_t page = batch_page(x->b, v[k]);
-		int64_t slot = cache_pin(&x->e->cache, page, batch_state(x, v[k])->acked);
-
-		if (slot < 0)
-			return false;
-		memcpy(x->w->base + (size_t)k * HDE_PAGE, cache_bytes(&x->e->cache, slot), HDE_PAGE);
-		cache_unpin(&x->e->cache, slot);
-	}
-	*base = (struct codec_base){ .prefix = x->w->base, .prefix_bytes = (size_t)p->n * HDE_PAGE };
-	return true;
+	append(x, &h, w->mid, false);
 }
 
 /* The pages without what is found elsewhere, behind it where; false: all of them are at w->mid + 4. */
@@ -195,8 +172,6 @@ static void encode_pages(struct batch_enc *x, const struct block_plan *p)
 	const struct hde_config *cfg = &x->e->cfg;
 	struct hde_stats *s = &x->w->stats;
 	struct hw_block h = { .type = HW_CODED };
-	struct codec_base base;
-	bool based = p->class == CLASS_CHANGED && gather_base(x, p, &base);
 	const uint8_t *mid;
 
 	for (uint32_t k = 0; k < p->n; k++) {
@@ -204,18 +179,13 @@ static void encode_pages(struct batch_enc *x, const struct block_plan *p)
 		h.sum = hw_sum(h.sum, page_hash(x, pages_of(x, p)[k]));
 	}
 	h.mid = h.raw;
-	if (based || !x->e->n_pages || x->alone || cfg->no_match)
+	if (!x->e->n_pages || x->alone || cfg->no_match)
 		mid = gather(x, p);
 	else
 		mid = take_out_matches(x, p, &h) ? x->w->mid : x->w->mid + 4;
 	if (cfg->on_block)
 		cfg->on_block(cfg->on_block_ctx, mid, h.mid);
-	append(x, &h, mid, based ? &base : NULL, p->class == CLASS_RANDOM);
-	for (uint32_t k = 0; (h.flags & HW_PREFIX) && k < p->n; k++) {
-		uint32_t i = pages_of(x, p)[k];
-
-		x->bases = bases_add(x->bases, batch_page(x->b, i), batch_state(x, i)->acked);
-	}
+	append(x, &h, mid, p->class == CLASS_RANDOM);
 	metric_add(h.codec == CODEC_RAW ? &s->raw_pages : &s->coded_pages, p->n);
 }
 

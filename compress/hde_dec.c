@@ -20,7 +20,6 @@ struct dec_worker {
 	struct codec_ctx *codec;
 	uint8_t *pages; /* HDE_BATCH_MAX: pages of the blocks, block after block */
 	uint8_t *mid;   /* CODEC_BLOCK_MAX */
-	uint8_t *base;  /* CODEC_BLOCK_MAX */
 	uint8_t *flat;  /* HDE_BATCH_MAX: anonymous data in order */
 	const uint8_t *at[HDE_BATCH_PAGES];
 	uint64_t page[HDE_BATCH_PAGES];
@@ -258,26 +257,6 @@ static int apply_deltas(struct payload *p, const struct hw_block *h, uint8_t *ou
 	return n || left ? refuse(p, "a block has other bytes than it says") : 0;
 }
 
-/* The older versions of the block's pages; false: one is not there. */
-static bool gather_base(struct payload *p, struct codec_base *base)
-{
-	size_t n = 0;
-
-	for (uint32_t i = 0; i < p->h.n; i++) {
-		const uint8_t *old;
-
-		if (p->w->kind[i] != p->block + 1)
-			continue;
-		old = page_bytes(p, i) == HDE_PAGE && n < CODEC_BLOCK_MAX ? refer(p, p->w->page[i]) : NULL;
-		if (!old)
-			return false;
-		memcpy(p->w->base + n, old, HDE_PAGE);
-		n += HDE_PAGE;
-	}
-	*base = (struct codec_base){ .prefix = p->w->base, .prefix_bytes = n };
-	return true;
-}
-
 static uint64_t sum_pages(const struct payload *p)
 {
 	uint64_t sum = 0;
@@ -292,17 +271,13 @@ static int decode_pages(struct payload *p, const struct hw_block *h, const uint8
 {
 	uint8_t *out = p->w->pages + p->used;
 	bool direct = h->type == HW_CODED && !(h->flags & HW_MATCHES);
-	struct codec_base base;
 	int rc;
 
 	if (lay_out(p, out) != h->raw || !h->raw)
 		return refuse(p, "a block has other pages than it says");
 	if (direct && h->mid != h->raw)
 		return refuse(p, "a block has other bytes than it says");
-	if ((h->flags & HW_PREFIX) && (!direct || !codecs[h->codec]->takes_base || !gather_base(p, &base)))
-		return refuse(p, "a block builds on what is not there");
-	if (codecs[h->codec]->decode(p->w->codec, h->flags & HW_PREFIX ? &base : NULL, in, h->len,
-				     direct ? out : p->w->mid, h->mid) < 0)
+	if (codecs[h->codec]->decode(p->w->codec, NULL, in, h->len, direct ? out : p->w->mid, h->mid) < 0)
 		return refuse(p, "a block's codec cannot read it");
 	rc = h->type == HW_DELTA ? apply_deltas(p, h, out) : direct ? 0 : apply_matches(p, h, out);
 	if (rc < 0)
@@ -323,8 +298,6 @@ static int decode_blocks(struct payload *p)
 		if (rc < 0)
 			return rc;
 		in = p->in.p;
-		if (h.type == HW_DICT || (h.flags & HW_USES_DICT))
-			return refuse(p, "a dictionary that is not known");
 		rc = decode_pages(p, &h, in);
 		if (rc < 0)
 			return rc;
@@ -433,9 +406,8 @@ static int open_worker(struct hde_dec *d, struct dec_worker *w, struct err *e)
 		return rc;
 	w->pages = malloc(HDE_BATCH_MAX);
 	w->mid = malloc(CODEC_BLOCK_MAX);
-	w->base = malloc(CODEC_BLOCK_MAX);
 	w->flat = d->n_pages ? NULL : malloc(HDE_BATCH_MAX);
-	if (!w->pages || !w->mid || !w->base || (!d->n_pages && !w->flat))
+	if (!w->pages || !w->mid || (!d->n_pages && !w->flat))
 		return err_set(e, -ENOMEM, "no memory for a worker that decompresses: use fewer workers");
 	return 0;
 }
@@ -482,7 +454,6 @@ void hde_dec_close(struct hde_dec *d)
 		codec_close(d->w[i].codec);
 		free(d->w[i].pages);
 		free(d->w[i].mid);
-		free(d->w[i].base);
 		free(d->w[i].flat);
 	}
 	free(d->w);

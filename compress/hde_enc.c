@@ -97,8 +97,7 @@ static bool find_copy(struct batch_enc *x, uint32_t i)
 	return false;
 }
 
-/* 1: a delta; 0: none, but the last version is there and may help; -1: nothing there. */
-static int find_delta(struct batch_enc *x, uint32_t i)
+static bool find_delta(struct batch_enc *x, uint32_t i)
 {
 	struct enc_worker *w = x->w;
 	uint32_t page = batch_page(x->b, i);
@@ -107,7 +106,7 @@ static int find_delta(struct batch_enc *x, uint32_t i)
 
 	metric_add(slot < 0 ? &w->stats.cache_misses : &w->stats.cache_hits, 1);
 	if (slot < 0)
-		return -1;
+		return false;
 	rc = delta_encode(cache_bytes(&x->e->cache, slot), batch_bytes(x->b, i), w->ctl + (size_t)i * DELTA_CTL_MAX,
 			  w->data + (size_t)i * HDE_DELTA_MOST, HDE_DELTA_MOST, &w->delta[i]);
 	cache_unpin(&x->e->cache, slot);
@@ -117,22 +116,16 @@ static int find_delta(struct batch_enc *x, uint32_t i)
 static enum page_class look_at_page(struct batch_enc *x, uint32_t i)
 {
 	const struct hde_config *cfg = &x->e->cfg;
-	bool whole = batch_len(x->b, i) == HDE_PAGE, changed = false;
 
-	if (x->e->n_pages && whole && !x->alone) {
+	if (x->e->n_pages && batch_len(x->b, i) == HDE_PAGE && !x->alone) {
 		const struct page_state *p = batch_state(x, i);
 
-		if (!cfg->no_delta && p->acked && p->acked == p->sent) {
-			int rc = find_delta(x, i);
-
-			if (rc > 0)
-				return CLASS_DELTA;
-			changed = rc == 0;
-		}
+		if (!cfg->no_delta && p->acked && p->acked == p->sent && find_delta(x, i))
+			return CLASS_DELTA;
 		if (!cfg->no_dedup && find_copy(x, i))
 			return CLASS_COPY;
 	}
-	return changed ? CLASS_CHANGED : class_of(batch_bytes(x->b, i), batch_len(x->b, i));
+	return class_of(batch_bytes(x->b, i), batch_len(x->b, i));
 }
 
 static void touch(const struct hde_batch *b, uint32_t i)
@@ -250,7 +243,7 @@ static void plan(struct batch_enc *x)
 	plan_deltas(x);
 	if (w->n_group[CLASS_COPY])
 		plan_block(x, CLASS_COPY, 0, w->n_group[CLASS_COPY]);
-	for (unsigned c = CLASS_TEXT; c <= CLASS_CHANGED; c++) {
+	for (unsigned c = CLASS_TEXT; c <= CLASS_RANDOM; c++) {
 		uint32_t n = w->n_group[c], blocks = (uint32_t)div_up_u64(n, most), at = 0;
 
 		for (uint32_t k = 0; k < blocks; k++) { /* of equal size */

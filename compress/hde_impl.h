@@ -24,8 +24,8 @@
 #define HW_KIND_ZERO 0   /* any other kind k: page is in block k - 1 */
 
 enum hw_flag { HW_LIST = 1 };
-enum hw_type { HW_CODED, HW_DELTA, HW_DICT, HW_TYPES };
-enum hw_block_flag { HW_MATCHES = 1, HW_PREFIX = 2, HW_USES_DICT = 4, HW_BLOCK_FLAGS = 7 };
+enum hw_type { HW_CODED, HW_DELTA, HW_TYPES };
+enum hw_block_flag { HW_MATCHES = 1, HW_BLOCK_FLAGS = 1 };
 
 struct hw_head {
 	uint64_t first;
@@ -37,7 +37,7 @@ struct hw_head {
 
 struct hw_block {
 	uint8_t type, codec, flags;
-	uint32_t raw; /* bytes of the pages (of the dictionary) */
+	uint32_t raw; /* bytes of the pages */
 	uint32_t mid; /* bytes that the codec makes */
 	uint32_t len; /* bytes that follow */
 	uint64_t sum; /* hw_sum over the XXH3 of each page */
@@ -91,7 +91,7 @@ static inline uint32_t get_leb32(struct rcur *c)
 
 static inline uint32_t zigzag(int64_t v)
 {
-	return (uint32_t)((uint64_t)v << 1 ^ (uint64_t)(v >> 63));
+	return (uint32_t)((uint64_t)v << 1 ^ (v < 0 ? ~0ull : 0));
 }
 
 static inline int64_t unzigzag(uint32_t v)
@@ -107,23 +107,13 @@ struct page_state {
 };
 
 /* Pages of one class share blocks; those of DELTA and COPY are no pages any more but what is left of them. */
-enum page_class {
-	CLASS_TEXT,
-	CLASS_BINARY,
-	CLASS_SPARSE,
-	CLASS_RANDOM,
-	CLASS_CHANGED,
-	CLASS_COPY,
-	CLASS_DELTA,
-	CLASSES
-};
+enum page_class { CLASS_TEXT, CLASS_BINARY, CLASS_SPARSE, CLASS_RANDOM, CLASS_COPY, CLASS_DELTA, CLASSES };
 
 struct enc_worker {
 	struct codec_ctx *codec;
 	struct selector sel;
 	uint8_t *raw;                        /* pages of a block, gathered: CODEC_BLOCK_MAX */
 	uint8_t *mid;                        /* what the codec gets where that is not raw: CODEC_BLOCK_MAX */
-	uint8_t *base;                       /* prefix, older versions of the same pages: CODEC_BLOCK_MAX */
 	uint8_t *rec;                        /* where the rest is found: MATCH_REC_MAX */
 	uint8_t *ctl, *data;                 /* deltas of a batch, at DELTA_CTL_MAX and HDE_DELTA_MOST each */
 	struct delta delta[HDE_BATCH_PAGES]; /* of page i */

@@ -5,7 +5,8 @@
 #include "base/util.h"
 #include <string.h>
 
-#define WORTH 32 /* a block of n bytes keeps its matches if they save n / WORTH */
+#define ENOUGH 512 /* bytes: no longer match is looked for */
+#define WORTH 32   /* a block of n bytes keeps its matches if they save n / WORTH */
 
 /* Matches of one block: records and literals grow apart, and are joined at the end. */
 struct matcher {
@@ -71,7 +72,7 @@ static struct found longest(struct batch_enc *x, const uint8_t *page, const stru
 	unsigned n = match_find(&x->e->match, a->hash, place);
 	struct found best = { .len = 0 };
 
-	for (unsigned i = 0; i < n; i++) {
+	for (unsigned i = 0; i < n && best.len < ENOUGH; i++) {
 		uint32_t at = a->at, from = place[i].at, len, back;
 		int64_t slot;
 		const uint8_t *there_is = there(x->e, place[i].page, &slot);

@@ -136,7 +136,6 @@ static void delta(const uint8_t *in, size_t n)
 static void block(unsigned id, const uint8_t *in, size_t n)
 {
 	size_t len = n >= 3 ? (in[0] | (size_t)in[1] << 8 | (size_t)(in[2] & 3) << 16) + 1 : 0;
-	struct codec_base base = { .prefix = first, .prefix_bytes = HDE_PAGE };
 	uint8_t *to;
 	int rc;
 
@@ -144,7 +143,7 @@ static void block(unsigned id, const uint8_t *in, size_t n)
 		return;
 	to = malloc(len); /* exactly: a sanitizer sees a byte too many */
 	CHECK(to);
-	rc = codecs[id]->decode(codec, codecs[id]->takes_base && in[2] & 128 ? &base : NULL, in + 3, n - 3, to, len);
+	rc = codecs[id]->decode(codec, NULL, in + 3, n - 3, to, len);
 	CHECK(rc == 0 || rc == -EBADMSG);
 	free(to);
 }
