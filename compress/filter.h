@@ -19,9 +19,9 @@ struct hde_stage;
 
 /*
  * The sending half. memory: a region of `bytes` bytes; chunks that do not shrink go as raw puts. cfg->bytes is the same, or
- * 0: then no page refers to another, as must be where a transfer sends its pages more than once. NULL: `inner` fills chunks (files), which refer to nothing outside themselves. *stage is what the
- * transfer takes. cfg->workers: as many as the session has. Begin each transfer of memory with hde_round (hde_stage_enc):
- * its bytes may have changed since the last.
+ * 0: then no page refers to another, as must be where a transfer sends its pages more than once. NULL: `inner` fills
+ * chunks (files), which refer to nothing outside themselves. *stage is what the transfer takes. cfg->workers: as many as
+ * the session has. Begin each transfer of memory with hde_round (hde_stage_enc): its bytes may have changed since.
  */
 int hde_stage_open(struct hde_stage **out, struct stage *stage, const struct hde_config *cfg, const void *memory,
 		   uint64_t bytes, const struct stage *inner, struct err *e);
