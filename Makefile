@@ -42,6 +42,7 @@ CLI_PKGS   := libmicrohttpd
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) $(CLI_PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 CLI_LIBS   := $(shell pkg-config --libs $(CLI_PKGS) 2>/dev/null)
+VERBS_LIBS := $(shell pkg-config --libs librdmacm libibverbs 2>/dev/null)
 TEST_LIBS  := $(shell pkg-config --libs cmocka 2>/dev/null || echo -lcmocka)
 
 SAN_asan := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
@@ -63,7 +64,10 @@ ALL_LIBS := $(PKG_LIBS) -lm -ldl $(LDLIBS)
 TESTS := kmod-free-tests
 LIB_DIRS := base transport compress predict migrate
 
-lib_src   := $(wildcard $(LIB_DIRS:%=%/*.c)) $(filter-out bench/main_%.c bench/preload_%.c,$(wildcard bench/*.c))
+# What needs rdma-core is opened when it is asked for. What it shares with the library is compiled for both.
+verbs_src := $(filter-out transport/verbs_wire.c,$(wildcard transport/verbs_*.c))
+verbs_lib := base/err.c base/clock.c transport/addr.c transport/verbs_wire.c
+lib_src   := $(filter-out $(verbs_src),$(wildcard $(LIB_DIRS:%=%/*.c))) $(filter-out bench/main_%.c bench/preload_%.c,$(wildcard bench/*.c))
 cli_src   := $(wildcard cli/*.c)
 bench_src := $(wildcard bench/main_*.c)
 shim_src  := $(wildcard bench/preload_*.c)
@@ -71,7 +75,7 @@ test_src  := $(wildcard $(TESTS)/test_*.c)
 help_src  := $(filter-out $(test_src),$(wildcard $(TESTS)/*.c))
 fuzz_src  := $(wildcard $(TESTS)/fuzz/fuzz_*.c)
 headers   := $(wildcard $(LIB_DIRS:%=%/*.h) bench/*.h cli/*.h $(TESTS)/*.h $(TESTS)/fuzz/*.h)
-all_src   := $(lib_src) $(cli_src) $(bench_src) $(shim_src) $(test_src) $(help_src) $(fuzz_src)
+all_src   := $(lib_src) $(verbs_src) $(cli_src) $(bench_src) $(shim_src) $(test_src) $(help_src) $(fuzz_src)
 
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
@@ -79,6 +83,7 @@ LIB       := $(B)/libdwcp.a
 HELPERS   := $(B)/tests/libhelpers.a
 DWCP      := $(B)/dwcp
 BENCH_BIN := $(patsubst bench/main_%.c,$(B)/bench/%,$(bench_src))
+PLUGIN    := $(if $(VERBS_LIBS),$(B)/plugins/rdma.so)
 SHIMS     := $(if $(SANITIZE),,$(patsubst bench/preload_%.c,$(B)/bench/%.so,$(shim_src)))
 TEST_BIN  := $(patsubst $(TESTS)/%.c,$(B)/tests/%,$(test_src))
 FUZZ_BIN  := $(patsubst $(TESTS)/fuzz/%.c,$(B)/fuzz/%,$(fuzz_src))
@@ -86,12 +91,12 @@ FUZZ_BIN  := $(patsubst $(TESTS)/fuzz/%.c,$(B)/fuzz/%,$(fuzz_src))
 # ---- build -------------------------------------------------------------------------------------
 
 .PHONY: all lib tests fuzzers
-all: lib $(if $(cli_src),$(DWCP)) $(BENCH_BIN) $(SHIMS) ## build the library, dwcp and the benchmark programs (default)
+all: lib $(if $(cli_src),$(DWCP)) $(PLUGIN) $(BENCH_BIN) $(SHIMS) ## build the library, dwcp and the benchmark programs (default)
 ifeq ($(VARIANT),gcc)
 all: $(if $(cli_src),$(BUILD)/dwcp)
 endif
 lib: $(LIB)
-tests: $(TEST_BIN) ## build the test programs
+tests: $(TEST_BIN) $(PLUGIN) ## build the test programs
 fuzzers: $(FUZZ_BIN)
 
 # What a file was built with. The stamps change only with their content, so that a changed flag rebuilds
@@ -112,7 +117,7 @@ $(B)/.flags: FORCE
 	@pkg-config --exists $(PKGS) $(CLI_PKGS) || { echo "dwcp: development packages are missing ($(PKGS) $(CLI_PKGS)): run \`make deps'" >&2; exit 1; }
 	$(call stamp,"$$($(CC) --version | head -n 1)" $(call quote,$(ALL_CFLAGS)) $(call quote,$(ALL_LDFLAGS) $(ALL_LIBS)))
 $(B)/.sources: FORCE
-	$(call stamp,$(lib_src) $(cli_src) $(help_src))
+	$(call stamp,$(lib_src) $(verbs_src) $(cli_src) $(help_src))
 $(B)/.commit: FORCE
 	$(call stamp,$(COMMIT))
 
@@ -120,6 +125,9 @@ $(B)/obj/%_avx2.o: extra += -mavx2
 $(B)/obj/base/json.o: extra += -DDWCP_COMMIT='"$(COMMIT)"'
 $(B)/obj/base/json.o: $(B)/.commit
 $(B)/obj/bench/preload_%.o: extra += -fPIC
+$(call obj,$(verbs_lib)): extra += -fPIC
+$(call obj,$(verbs_src)): extra += -fPIC -fvisibility=hidden
+$(B)/obj/transport/verbs.o: extra += -DDWCP_PLUGIN_DIR='"$(LIBDIR)/dwcp"'
 $(B)/obj/cli/main.o: extra += -DDWCP_VERSION='"$(VERSION)"'
 $(B)/obj/cli/main.o: VERSION
 
@@ -156,6 +164,10 @@ $(B)/bench/%.so: $(B)/obj/bench/preload_%.o
 	@mkdir -p $(@D)
 	$(if $(Q),@echo '  LINK  $@')
 	$(Q)$(CC) -shared $(ALL_LDFLAGS) -o $@ $< -ldl
+$(B)/plugins/rdma.so: $(call obj,$(verbs_src) $(verbs_lib)) $(B)/.sources
+	@mkdir -p $(@D)
+	$(if $(Q),@echo '  LINK  $@')
+	$(Q)$(CC) -shared $(ALL_LDFLAGS) -Wl,--exclude-libs,ALL -o $@ $(filter %.o,$^) $(VERBS_LIBS)
 $(B)/tests/%: $(B)/obj/$(TESTS)/%.o $(HELPERS) $(LIB)
 	$(call link,$(TEST_LIBS))
 $(B)/fuzz/%: $(B)/obj/$(TESTS)/fuzz/%.o $(HELPERS) $(LIB)

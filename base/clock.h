@@ -19,6 +19,8 @@ struct clock {
 
 /* CLOCK_MONOTONIC. */
 extern const struct clock clock_mono;
+/* CLOCK_THREAD_CPUTIME_ID: what the calling thread has computed; for measurements. */
+extern const struct clock clock_thread;
 
 static inline uint64_t clock_now(const struct clock *c)
 {

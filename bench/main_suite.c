@@ -24,6 +24,10 @@ static const struct {
 	{ "files", "file to file against cp and tar | socat", table_files },
 	{ "links", "1 to 512 streams over emulated links against iperf3", table_links },
 	{ "cost", "allocations, locks and system calls per chunk", table_cost },
+	{ "hde", "compression: guests' memory against zstd and XBZRLE", table_hde_images },
+	{ "hde-scan", "compression: zero and random pages", table_hde_scan },
+	{ "hde-suite", "compression: the documented tables", table_hde_suite },
+	{ "hde-selector", "compression: the selector against the best plan", table_hde_selector },
 };
 
 struct suite_opts {
@@ -31,7 +35,7 @@ struct suite_opts {
 	uint32_t rounds;
 	bool quick, check;
 	uint64_t run_ns, region, file_size, quiet_ns;
-	char json[4096], markdown[4096];
+	char json[4096], markdown[4096], images[4096];
 };
 
 #define FIELD(f) offsetof(struct suite_opts, f)
@@ -109,6 +113,13 @@ static const struct opt rows[] = {
 	  .max = ROOM(dir),
 	  .unit = "DIR",
 	  .help = "scratch folder on the disk to measure (needed)" },
+	{ .name = "images",
+	  .type = OPT_STR,
+	  .offset = FIELD(images),
+	  .def = "build/images",
+	  .max = ROOM(images),
+	  .unit = "DIR",
+	  .help = "guests' memory, made by bench/image.sh --list" },
 	{ .name = "json",
 	  .type = OPT_STR,
 	  .offset = FIELD(json),
@@ -300,6 +311,7 @@ int main(int argc, char **argv)
 	snprintf(lab.links, sizeof(lab.links), "%s", o.links);
 	lab.region = o.region;
 	lab.file_size = o.file_size;
+	snprintf(lab.images, sizeof(lab.images), "%s", o.images);
 	lab.report = report_new("benchmark suite", settings(&lab, &o));
 	rc = run_tables(&lab, &o, &e);
 	if (rc >= 0)

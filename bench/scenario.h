@@ -23,6 +23,7 @@ struct lab {
 	uint64_t file_size; /* files */
 	char links[256];    /* profiles of emulated links, separated by commas */
 	bool cold_start;    /* contenders do not run once before */
+	char images[4096];  /* folder of guests' memory */
 	double busiest;     /* other programs' share of the CPUs before any section, 0..1 */
 	json_t *report;
 };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The tables of the transport's benchmark. Each runs its scenarios and adds one section to lab->report. */
+/* The tables of the benchmark. Each runs its scenarios and adds one section to lab->report. */
 #ifndef DWCP_BENCH_TABLES_H
 #define DWCP_BENCH_TABLES_H
 
@@ -15,6 +15,11 @@ int table_setup(struct lab *lab, struct err *e);         /* how long a session t
 int table_files(struct lab *lab, struct err *e);         /* file to file, against cp and tar | socat */
 int table_links(struct lab *lab, struct err *e);         /* emulated links, against iperf3 */
 int table_cost(struct lab *lab, struct err *e);          /* allocations, locks and system calls per chunk */
+
+int table_hde_images(struct lab *lab, struct err *e);   /* guests' memory: HDE against zstd, and the changed pages */
+int table_hde_suite(struct lab *lab, struct err *e);    /* the documented tables, on synthetic memory */
+int table_hde_selector(struct lab *lab, struct err *e); /* regret, on images that the model has not seen */
+int table_hde_scan(struct lab *lab, struct err *e);     /* zero pages and random pages */
 
 /* "--duration=… --omit=…" of one timed run. */
 #define TIMED_MAX 64

@@ -213,8 +213,9 @@ int cmd_benchmark_amst(int argc, char **argv)
 		transfer_compress_group(&transfer_opts),
 		cmd_output_group(&output),
 	};
-	struct transfer t = { 0 };
+	static struct transfer_flight flight;
 	static const struct link_opts nothing;
+	struct transfer t = { .flight = &flight };
 	struct bench_link link = { .name = "" };
 	struct bench_amst b = { .opts = &opts, .transfer = &t, .link = &link };
 	struct err e = { 0 };

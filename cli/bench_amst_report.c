@@ -63,7 +63,7 @@ void bench_amst_print_head(const struct bench_amst *b)
 	       b->opts->reverse ? "from" : "to", r->own_peer ? "own receiver process" : t->target, t->ops->name,
 	       t->streams, t->streams == 1 ? "" : "s", t->workers, t->workers == 1 ? "" : "s",
 	       t->cpus.n ? " pinned" : "", format_size(chunk, sizeof(chunk), t->opts->chunk), sum_names[t->opts->sum],
-	       amst_sched_names[t->opts->sched], transfer_modes[t->opts->mode]);
+	       amst_sched_names[t->opts->sched], mode_names[t->opts->mode]);
 	print_link(b);
 	printf("%s a transfer, regions of %s (pages: %s here, %s there), session set-up %.2f ms\n",
 	       format_size(data, sizeof(data), r->data_bytes), format_size(region, sizeof(region), r->region_bytes),
@@ -154,8 +154,8 @@ static json_t *settings_json(const struct bench_amst *b)
 	const struct bench_result *r = &b->result;
 
 	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:s, s:s?, s:b, s:s, s:b, s:I, s:I, s:I, s:s, s:s, s:f}",
-			 "backend", t->ops->name, "mode", transfer_modes[t->opts->mode], "streams",
-			 (json_int_t)t->streams, "workers", (json_int_t)t->workers, "chunk_bytes",
+			 "backend", t->ops->name, "mode", mode_names[t->opts->mode], "streams",
+			 (json_int_t)transfer_streams(t), "workers", (json_int_t)t->workers, "chunk_bytes",
 			 (json_int_t)t->opts->chunk, "checksum", sum_names[t->opts->sum], "scheduling",
 			 amst_sched_names[t->opts->sched], "congestion_option", congestion_option(b), "congestion",
 			 r->congestion[0] ? r->congestion : NULL, "pinned", t->cpus.n > 0, "peer", t->target,

@@ -87,8 +87,8 @@ static void print_text(const struct send *s)
 	const struct send_totals *t = &s->job.totals;
 	const char *sum = sum_names[s->transfer_opts.sum];
 
-	printf("to %s by %s, %u streams, %u workers\n", s->transfer.target, s->transfer.ops->name, s->transfer.streams,
-	       s->transfer.workers);
+	printf("to %s by %s, %u streams, %u workers\n", s->transfer.target, s->transfer.ops->name,
+	       transfer_streams(&s->transfer), s->transfer.workers);
 	printf("  %-18s %12llu\n", "files", (unsigned long long)t->files);
 	if (t->folders)
 		printf("  %-18s %12llu\n", "folders", (unsigned long long)t->folders);
@@ -140,7 +140,7 @@ static int print_json(const struct send *s, struct err *e)
 	json_t *result = json_result(usage.name, true);
 	json_t *more = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:f, s:f, s:f, s:I, s:I, s:b, s:b, s:b}",
 				 "peer", s->transfer.target, "backend", s->transfer.ops->name, "mode",
-				 transfer_modes[o->mode], "streams", (json_int_t)s->transfer.streams, "workers",
+				 mode_names[o->mode], "streams", (json_int_t)transfer_streams(&s->transfer), "workers",
 				 (json_int_t)s->transfer.workers, "chunk_bytes", (json_int_t)o->chunk, "checksum",
 				 sum_names[o->sum], "scheduling", amst_sched_names[o->sched], "seconds",
 				 seconds_of(s->run_ns), "gbytes_per_s", rate_of(s), "session_setup_ms",
@@ -272,7 +272,8 @@ static int run(struct send *s, int n, char **argv)
 
 int cmd_send(int argc, char **argv)
 {
-	struct send s = { 0 };
+	static struct transfer_flight flight;
+	struct send s = { .transfer = { .flight = &flight } };
 	const struct opt_group groups[] = {
 		{ .name = "send", .help = "Files", .rows = rows, .n = ARRAY_LEN(rows), .base = &s.opts },
 		transfer_group(&s.transfer_opts),

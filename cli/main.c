@@ -13,6 +13,7 @@ static const struct command commands[] = {
 	{ .name = "serve", .run = cmd_serve, .help = "receive what other hosts send" },
 	{ .name = "send", .run = cmd_send, .help = "send files and folders to a server" },
 	{ .name = "benchmark", .sub = cmd_benchmark_table, .help = "measure what this machine and a link can do" },
+	{ .name = "tune", .run = cmd_tune, .help = "find the streams, chunk size and congestion control for a link" },
 	{ .name = "linkemu",
 	  .sub = cmd_linkemu_table,
 	  .help = "two hosts with a bad network in between, on this machine" },

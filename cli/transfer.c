@@ -14,8 +14,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-const char *const transfer_modes[] = { "auto", "datacenter", "internet", "hybrid", NULL };
-
 const struct filter *const transfer_filters[] = { &hde_filter, NULL };
 
 #define CHUNK_DEFAULT (256u << 10)
@@ -31,7 +29,8 @@ static const struct opt rows[] = {
 	  .min = 1,
 	  .max = WIRE_STREAMS_MAX,
 	  .auto_ok = true,
-	  .help = "connections that carry data; auto: 8" },
+	  .help = "connections that carry data; auto: 8 at first, then as many as the link carries more with, up to 64, "
+		  "found while data is sent" },
 	{ .name = "backend",
 	  .type = OPT_STR,
 	  .offset = FIELD(backend),
@@ -45,9 +44,9 @@ static const struct opt rows[] = {
 	  .type = OPT_ENUM,
 	  .offset = FIELD(mode),
 	  .def = "auto",
-	  .values = transfer_modes,
-	  .help = "what options left at auto mean; internet: BBR and 4 MB socket buffers; hybrid: 4 MB socket buffers; "
-		  "datacenter and auto: the kernel's tuning" },
+	  .values = mode_names,
+	  .help = "what options left at auto mean; internet and hybrid: BBR; datacenter: the kernel's own choice; auto: by "
+		  "the round trip at first, then by what is measured, switched while data is sent" },
 	{ .name = "chunk-size",
 	  .type = OPT_SIZE,
 	  .offset = FIELD(chunk),
@@ -290,7 +289,7 @@ int transfer_cpus(const char *list, struct cpu_plan *out, struct err *e)
 /* ---- mode -------------------------------------------------------------------------------------- */
 
 /* The kernel loads an algorithm when it is asked for, so asking is the only sure test. */
-static bool congestion_available(const char *name)
+bool transfer_congestion(const char *name)
 {
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	bool ok = fd >= 0 && setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name)) == 0;
@@ -300,25 +299,26 @@ static bool congestion_available(const char *name)
 	return ok;
 }
 
+static bool congestion_untold(const struct transfer_opts *o)
+{
+	return !*o->tcp.congestion || !strcmp(o->tcp.congestion, "auto");
+}
+
 void transfer_apply_mode(struct transfer_opts *o)
 {
-	bool untold = !*o->tcp.congestion || !strcmp(o->tcp.congestion, "auto");
+	const char *want = mode_ways[o->mode].congestion;
 
 	if (!o->chunk)
 		o->chunk = o->hde.mode ? HDE_CHUNK_DEFAULT : CHUNK_DEFAULT;
-	if (o->mode == MODE_INTERNET && untold) {
-		if (congestion_available("bbr"))
-			snprintf(o->tcp.congestion, sizeof(o->tcp.congestion), "bbr");
-		else
-			log_warn("mode internet wants BBR, which this kernel does not offer: using its default; "
-				 "`modprobe tcp_bbr` loads it");
-	}
-	if (o->mode == MODE_INTERNET || o->mode == MODE_HYBRID) {
-		if (!o->tcp.send_buffer_size)
-			o->tcp.send_buffer_size = 4 << 20;
-		if (!o->tcp.recv_buffer_size)
-			o->tcp.recv_buffer_size = 4 << 20;
-	}
+	if (!congestion_untold(o) || !strcmp(want, BE_CONGESTION_DEFAULT))
+		return;
+	if (transfer_congestion(want))
+		snprintf(o->tcp.congestion, sizeof(o->tcp.congestion), "%s", want);
+	else
+		log_warn(
+			"mode %s wants %s, which this kernel does not offer: using its default; `modprobe tcp_%s` loads "
+			"it",
+			mode_names[o->mode], want, want);
 }
 
 /* ---- plan and connection ----------------------------------------------------------------------- */
@@ -332,6 +332,7 @@ static int plan_workers(struct transfer *t, struct err *e)
 	if (rc < 0)
 		return rc;
 	t->streams = o->streams ? o->streams : TRANSFER_STREAMS;
+	t->streams_most = o->streams || !t->flight ? t->streams : TRANSFER_STREAMS_AUTO;
 	t->workers = o->workers ? o->workers : (unsigned)min_u64(cpus, AMST_WORKERS_MAX);
 	if (t->workers > t->streams)
 		t->workers = t->streams;
@@ -383,15 +384,51 @@ int transfer_plan_addr(struct transfer *t, const struct transfer_opts *o, const 
 	return plan_workers(t, e);
 }
 
-int transfer_connect(const struct transfer *t, bool staged, struct client **out, uint64_t *setup_ns, struct err *e)
+/* The decisions that the options leave to what is measured. */
+static void fly(const struct transfer *t, struct client_config *cfg)
 {
-	struct client_config cfg = {
+	const struct transfer_opts *o = t->opts;
+	const struct tune_config search = {
+		.streams_first = t->streams,
+		.streams_most = t->streams_most,
+		.chunk = { (uint32_t)o->chunk },
+		.n_chunks = 1,
+		.n_cc = 1,
+		.probe_least_ns = 500 * NS_PER_MS,
+		.probe_most_ns = 5 * NS_PER_S,
+		.apart = 0.04,
+		.live = true,
+	};
+
+	cfg->sizes_buffers = !o->tcp.send_buffer_size;
+	if (!t->flight)
+		return;
+	if (t->streams_most > t->streams) {
+		tune_begin(&t->flight->tune, &search);
+		cfg->pilot = (struct pilot){ .ops = &tune_pilot, .ctx = &t->flight->tune };
+	}
+	if (o->mode == MODE_AUTO) {
+		mode_init(&t->flight->mode, &mode_documented);
+		cfg->mode = &t->flight->mode;
+		cfg->mode_steers = congestion_untold(o) && !o->tcp.pacing_enabled;
+	}
+}
+
+unsigned transfer_streams(const struct transfer *t)
+{
+	return t->streams_most > t->streams && t->flight->tune.at.streams ? t->flight->tune.at.streams : t->streams;
+}
+
+void transfer_client(const struct transfer *t, bool staged, struct client_config *cfg)
+{
+	*cfg = (struct client_config){
 		.target = t->target,
 		.addrs = t->peer,
 		.n_addrs = t->n_peer,
 		.ops = t->ops,
 		.be_opts = t->be_opts,
-		.streams = t->streams,
+		.streams = t->streams_most,
+		.streams_first = t->streams,
 		.workers = t->workers,
 		.stage_chunk = staged ? (uint32_t)t->opts->chunk + (t->opts->hde.mode ? HDE_OVERHEAD : 0) : 0,
 		.sched = (enum amst_sched)t->opts->sched,
@@ -401,10 +438,17 @@ int transfer_connect(const struct transfer *t, bool staged, struct client **out,
 		.clock = clock_mono,
 		.interrupted = &cmd_signal,
 	};
-
 	/* Only spreads back-off: not a secret. */
-	if (getrandom(&cfg.seed, sizeof(cfg.seed), 0) != sizeof(cfg.seed))
-		cfg.seed = clock_now(&clock_mono);
+	if (getrandom(&cfg->seed, sizeof(cfg->seed), 0) != sizeof(cfg->seed))
+		cfg->seed = clock_now(&clock_mono);
+	fly(t, cfg);
+}
+
+int transfer_connect(const struct transfer *t, bool staged, struct client **out, uint64_t *setup_ns, struct err *e)
+{
+	struct client_config cfg;
+
+	transfer_client(t, staged, &cfg);
 	return client_open(out, &cfg, setup_ns, e);
 }
 

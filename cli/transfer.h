@@ -9,19 +9,18 @@
 #include "base/opt.h"
 #include "compress/filter.h"
 #include "transport/client.h"
+#include "transport/tune.h"
 #include "transport/uring.h"
 
-#define TRANSFER_STREAMS 8             /* --streams=auto */
+#define TRANSFER_STREAMS 8             /* --streams=auto begins with these… */
+#define TRANSFER_STREAMS_AUTO 64       /* …and takes up to so many */
 #define TRANSFER_STAGED_MAX (1u << 20) /* largest chunk of a file */
-
-enum transfer_mode { MODE_AUTO, MODE_DATACENTER, MODE_INTERNET, MODE_HYBRID };
-extern const char *const transfer_modes[]; /* NULL-terminated */
 
 /* Fields of options, as opt_parse leaves them. */
 struct transfer_opts {
 	uint32_t streams;   /* 0 auto */
 	char backend[64];   /* "" auto */
-	int mode;           /* enum transfer_mode */
+	int mode;           /* enum mode_kind */
 	uint64_t chunk;     /* 0 auto, until transfer_apply_mode */
 	int sum;            /* enum sum_kind */
 	int sched;          /* enum amst_sched */
@@ -42,12 +41,19 @@ struct cpu_plan {
 	unsigned n;
 };
 
+/* Who decides while a transfer runs, where the options leave it open. The command keeps it while the client lives. */
+struct transfer_flight {
+	struct tune tune; /* --streams=auto */
+	struct mode mode; /* --mode=auto */
+};
+
 /* Decided before anything is opened; plain data. */
 struct transfer {
 	const struct transfer_opts *opts;
 	const struct be_ops *ops;
 	const void *be_opts;
-	unsigned streams, workers;
+	unsigned streams, streams_most, workers; /* streams: it begins with */
+	struct transfer_flight *flight;          /* set by the command; NULL: what was planned holds to the end */
 	struct cpu_plan cpus;
 	int worker_cpus[AMST_WORKERS_MAX];
 	struct be_addr peer[8];
@@ -68,6 +74,9 @@ unsigned transfer_cpu_count(void); /* CPUs that this process may use */
 /* What a server of ours can undo: NULL-terminated. */
 extern const struct filter *const transfer_filters[];
 
+/* Does this kernel have the congestion control? It may load a module. */
+bool transfer_congestion(const char *name);
+
 /* Makes `mode` decide what was left at auto. */
 void transfer_apply_mode(struct transfer_opts *o);
 
@@ -77,8 +86,13 @@ int transfer_plan(struct transfer *t, const struct transfer_opts *o, const char 
 int transfer_plan_addr(struct transfer *t, const struct transfer_opts *o, const struct be_addr *peer, const char *name,
 		       struct err *e);
 
+/* How a client for it is opened. */
+void transfer_client(const struct transfer *t, bool staged, struct client_config *cfg);
 /* Opens the session; staged: chunks of files will be sent. Ends with -EINTR when cmd_signal is set. */
 int transfer_connect(const struct transfer *t, bool staged, struct client **out, uint64_t *setup_ns, struct err *e);
+
+/* Streams in force: those that --streams=auto has come to, or those planned. */
+unsigned transfer_streams(const struct transfer *t);
 
 /* Raises the limit of open files as far as it may: 512 streams and 256 files want more than the usual 1024. */
 void transfer_raise_limits(void);

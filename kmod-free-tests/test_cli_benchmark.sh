@@ -157,7 +157,7 @@ t_check() {
 }
 
 t_wrong_usage() {
-	expect 2 'no compression yet' bench --compress=datacenter
+	expect 2 'a peer sends what it has as it is' bench --compress=datacenter --reverse
 	expect 2 'there is no profile "wan".*linkemu' bench --link=wan
 	expect 2 'choose it or --peer' bench --link=local_network --peer=127.0.0.1
 	expect 2 'out of range' bench --streams=0

@@ -8,6 +8,7 @@
 #include "kmod-free-tests/sim.h"
 #include "kmod-free-tests/sim_files.h"
 #include "kmod-free-tests/store_fixture.h"
+#include "transport/client_impl.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -28,6 +29,7 @@ struct shape {
 	bool one_sided, reverse;
 	uint64_t passes;
 	unsigned rounds;
+	bool dance; /* streams come and go on purpose, and change how they send */
 };
 
 static struct shape pick_shape(struct sim *r)
@@ -43,6 +45,7 @@ static struct shape pick_shape(struct sim *r)
 		.reverse = sim_rand(r, 4) == 0,
 		.passes = sim_rand(r, 3) ? 1 : 1 + sim_rand(r, 3),
 		.rounds = 1 + (unsigned)sim_rand(r, 3),
+		.dance = sim_rand(r, 2),
 	};
 
 	s.workers_here = 1 + (unsigned)sim_rand(r, s.streams < 4 ? s.streams : 4);
@@ -66,6 +69,28 @@ static void make_late(struct sim *r, struct shape *sh, struct mem_faults *f)
 }
 
 static bool loud;
+
+/* What a pilot and a mode may ask for, at any moment. */
+static void dance(struct sim *s)
+{
+	static const struct be_steer ways[] = { { .congestion = "bbr" }, { .congestion = BE_CONGESTION_DEFAULT } };
+
+	if (!s->client || !s->client->agreed || sim_rand(s, 20))
+		return;
+	switch (sim_rand(s, 8)) {
+	case 0:
+		client_renew_streams(s->client);
+		break;
+	case 1:
+		client_steer(s->client, &ways[sim_rand(s, 2)]);
+		break;
+	case 2:
+		amst_window(s->client->amst, sim_rand(s, 2) ? sim_rand(s, 1u << 20) : 0);
+		break;
+	default:
+		client_set_streams(s->client, 1 + (unsigned)sim_rand(s, s->client->cfg.streams));
+	}
+}
 
 static int forward(struct sim *s, const struct shape *sh, uint8_t *src, struct err *e)
 {
@@ -137,16 +162,17 @@ static int run_seed(uint64_t seed)
 	assert_non_null(mem);
 	memset(mem + sh.bytes, 0xa5, 16);
 	if (loud)
-		printf("seed %llu: streams %u workers %u/%u bytes %llu chunk %u sum %d sched %d %s%spasses %llu rounds %u drop %u "
+		printf("seed %llu: streams %u workers %u/%u bytes %llu chunk %u sum %d sched %d %s%s%spasses %llu rounds %u drop %u "
 		       "corrupt %u short %u torn %u\n",
 		       (unsigned long long)seed, sh.streams, sh.workers_here, sh.workers_there,
 		       (unsigned long long)sh.bytes, sh.chunk, sh.sum, sh.sched, sh.one_sided ? "one-sided " : "",
-		       sh.reverse ? "reverse " : "", (unsigned long long)sh.passes, sh.rounds, f.drop_ppm,
-		       f.corrupt_ppm, f.short_ppm, f.torn_ppm);
+		       sh.reverse ? "reverse " : "", sh.dance ? "dance " : "", (unsigned long long)sh.passes, sh.rounds,
+		       f.drop_ppm, f.corrupt_ppm, f.short_ppm, f.torn_ppm);
 	rc = sim_open(&s, sh.one_sided ? &mem_one_sided_ops : &mem_ops, NULL, seed, sh.workers_there, NULL);
 	assert_int_equal(rc, 0);
 	cfg = sim_client(&s);
 	cfg.streams = sh.streams;
+	cfg.streams_first = sh.dance ? 1 + (unsigned)sim_rand(&pick, sh.streams) : 0;
 	cfg.workers = sh.workers_here;
 	cfg.sched = sh.sched;
 	cfg.sum = sh.sum;
@@ -155,6 +181,7 @@ static int run_seed(uint64_t seed)
 	if (rc == 0) {
 		*mem_fabric_faults(s.fabric) = f;
 		s.trouble = trouble;
+		s.step = sh.dance ? dance : NULL;
 		rc = sh.reverse ? reverse(&s, &sh, mem, &e) : forward(&s, &sh, mem, &e);
 	}
 	if (rc == 0 && memchr(mem + sh.bytes, 0, 16))

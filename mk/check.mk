@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: MIT
 # Dependencies, tests, lint, fuzzing and benchmarks.
 
-.PHONY: deps deps-build deps-check deps-bench
+.PHONY: deps deps-build deps-check deps-bench deps-guest
 deps: ## install the Debian packages that are missing: to build, to check and to measure
-	@tools/deps.sh build check bench
+	@tools/deps.sh build check bench guest
 deps-build: ## … only those that a build and the demo need
 	@tools/deps.sh build
 deps-check: ## … only those that tests and lint need besides
 	@tools/deps.sh build check
 deps-bench: ## … only those that the benchmarks need besides
 	@tools/deps.sh build bench
+deps-guest: ## … only those that the guests are made of besides
+	@tools/deps.sh build guest
 
-.PHONY: demo bench
+.PHONY: demo bench images
 demo: ## dependencies, build, then a receiver and a sender on loopback
 	@tools/deps.sh build
 	@$(MAKE) --no-print-directory all
@@ -21,7 +23,11 @@ bench: ## the figures of docs/RESULTS.md on this machine
 	@$(MAKE) --no-print-directory all
 	@B=$(B) bench/run.sh $(BENCH_ARGS)
 
-.PHONY: check check-fast check-asan check-tsan check-valgrind run-tests test
+images: ## memory images of real guests for the benchmarks of HDE (as root; IMAGE_ARGS="--load=redis …")
+	@tools/deps.sh images
+	@bench/image.sh $(or $(IMAGE_ARGS),--list)
+
+.PHONY: check check-fast check-asan check-tsan check-valgrind check-guest run-tests test
 check: ## dependencies, build, every test, sanitizers, valgrind, fuzzers, lint; ends in one line of counts
 	@tools/check.sh all
 check-fast: ## build, include directions and the tests, without sanitizers and lint
@@ -32,8 +38,10 @@ check-tsan: ## the threaded tests under ThreadSanitizer
 	@tools/check.sh tsan
 check-valgrind: ## the small suite under valgrind
 	@tools/check.sh valgrind
+check-guest: ## RDMA over soft-RoCE, in throw-away guests: conformance, faults, two hosts
+	@tools/check.sh guest
 
-# One sub-run over what this variant has; SET chooses: all, asan, tsan, valgrind.
+# One sub-run over what this variant has; SET chooses: all, asan, tsan, valgrind, guest.
 SET ?= $(or $(SANITIZE),all)
 run-tests: all tests
 	@B=$(B) TEST_JOBS=$(TEST_JOBS) $(TESTS)/run.sh $(SET)
@@ -49,7 +57,7 @@ fuzz-run: fuzzers
 # Lint. Formatting knows which clang-format wrote the rules; tidy results are kept per file.
 FORMAT  ?= $(firstword $(shell command -v clang-format-14 clang-format 2>/dev/null) clang-format)
 TIDY    ?= $(firstword $(shell command -v clang-tidy-14 clang-tidy 2>/dev/null) clang-tidy)
-scripts := $(wildcard .ci/run tools/*.sh bench/*.sh $(TESTS)/*.sh)
+scripts := $(wildcard .ci/run tools/*.sh bench/*.sh $(TESTS)/*.sh $(TESTS)/guest/*.sh $(TESTS)/guest/tests/*.sh)
 TIDY_OK := $(all_src:%.c=$(BUILD)/lint/%.tidy)
 
 .PHONY: lint lint-format lint-tidy lint-cppcheck lint-deps lint-scripts format

@@ -28,6 +28,7 @@ docs: $(DWCP) ## write docs/OPTIONS.md and the man page from the option tables
 install: all $(B)/dwcp.1 $(B)/dwcp.pc ## install to PREFIX (/usr/local) below DESTDIR
 	install -D -m 755 $(DWCP) $(DESTDIR)$(BINDIR)/dwcp
 	install -D -m 644 $(LIB) $(DESTDIR)$(LIBDIR)/libdwcp.a
+	$(if $(PLUGIN),install -D -m 755 $(PLUGIN) $(DESTDIR)$(LIBDIR)/dwcp/rdma.so)
 	install -D -m 644 $(B)/dwcp.pc $(DESTDIR)$(LIBDIR)/pkgconfig/dwcp.pc
 	install -D -m 644 $(B)/dwcp.1 $(DESTDIR)$(MANDIR)/man1/dwcp.1
 	install -D -m 644 cli/completion/dwcp.bash $(DESTDIR)$(BASHDIR)/dwcp
@@ -38,4 +39,4 @@ install: all $(B)/dwcp.1 $(B)/dwcp.pc ## install to PREFIX (/usr/local) below DE
 uninstall: ## remove what install put there
 	rm -f $(DESTDIR)$(BINDIR)/dwcp $(DESTDIR)$(LIBDIR)/libdwcp.a $(DESTDIR)$(LIBDIR)/pkgconfig/dwcp.pc
 	rm -f $(DESTDIR)$(MANDIR)/man1/dwcp.1 $(DESTDIR)$(BASHDIR)/dwcp $(DESTDIR)$(ZSHDIR)/_dwcp
-	rm -rf $(DESTDIR)$(INCDIR)/dwcp $(DESTDIR)$(PREFIX)/share/dwcp/links
+	rm -rf $(DESTDIR)$(INCDIR)/dwcp $(DESTDIR)$(LIBDIR)/dwcp $(DESTDIR)$(PREFIX)/share/dwcp/links

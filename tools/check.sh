@@ -63,6 +63,13 @@ esac
 case $want in all | asan) step "tests under ASan and UBSan" "${make[@]}" SANITIZE=asan run-tests ;; esac
 case $want in all | tsan) step "threaded tests under TSan" "${make[@]}" SANITIZE=tsan run-tests ;; esac
 case $want in all | valgrind) step "small suite under valgrind" "${make[@]}" SET=valgrind run-tests ;; esac
+# A machine without qemu's packages is told so; there the guests' tests are skipped.
+case $want in
+all | guest)
+	tools/deps.sh guest || echo "guests cannot be had: their tests are skipped" >&2
+	step "RDMA in guests" "${make[@]}" SET=guest run-tests
+	;;
+esac
 if [[ $want == all ]]; then
 	step "build with clang" "${make[@]}" CC="$clang" WERROR=1 all tests
 	if compgen -G 'kmod-free-tests/fuzz/fuzz_*.c' >/dev/null; then

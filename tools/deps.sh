@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Installs the Debian packages that are missing for the groups named: build, check, bench, guest.
+# Installs the Debian packages that are missing for the groups named: build, check, bench, guest, images.
 set -euo pipefail
 
 build=(gcc libc6-dev make pkg-config liburing-dev libyaml-dev libjansson-dev libxxhash-dev libisal-dev
-	libmicrohttpd-dev libzstd-dev liblz4-dev libsnappy-dev zlib1g-dev)
+	libmicrohttpd-dev libzstd-dev liblz4-dev libsnappy-dev zlib1g-dev librdmacm-dev libibverbs-dev)
 check=(libcmocka-dev clang libclang-rt-14-dev clang-tidy clang-format cppcheck shellcheck valgrind libc6-dbg iproute2
 	man-db jq)
 bench=(iperf3 socat strace iproute2)
+images=(qemu-system-x86 mmdebstrap e2fsprogs)
 # What guests are made of; their kernel is fetched by kmod-free-tests/guest/image.sh and never installed.
 guest=(qemu-system-x86 busybox-static cpio kmod iproute2 ethtool rdma-core perftest ibverbs-providers ibverbs-utils
 	rdmacm-utils iperf3 socat strace valgrind libc6-dbg)
@@ -18,9 +19,10 @@ for group in "${@:-build}"; do
 	build) want+=("${build[@]}") ;;
 	check) want+=("${check[@]}") ;;
 	bench) want+=("${bench[@]}") ;;
+	images) want+=("${images[@]}") ;;
 	guest) want+=("${guest[@]}") ;;
 	*)
-		echo "deps: unknown group '$group': use build, check, bench or guest" >&2
+		echo "deps: unknown group '$group': use build, check, bench, guest or images" >&2
 		exit 2
 		;;
 	esac

@@ -311,6 +311,21 @@ int amst_stream_close(struct amst *a, uint32_t stream)
 	return command(a, stream, &(struct wcmd){ .type = CMD_CLOSE, .stream = stream });
 }
 
+int amst_retire(struct amst *a, uint32_t stream)
+{
+	return command(a, stream, &(struct wcmd){ .type = CMD_RETIRE, .stream = stream });
+}
+
+int amst_steer(struct amst *a, const struct be_steer *how)
+{
+	return a->cfg.ops->steer ? command_all(a, &(struct wcmd){ .type = CMD_STEER, .steer = *how }, NULL) : -ENOTSUP;
+}
+
+void amst_window(struct amst *a, uint64_t bytes)
+{
+	__atomic_store_n(&a->window, bytes, __ATOMIC_RELAXED);
+}
+
 int amst_reclaim(struct amst *a, uint32_t stream)
 {
 	return command(a, stream, &(struct wcmd){ .type = CMD_RECLAIM, .stream = stream });
@@ -406,6 +421,20 @@ uint64_t amst_retransmits(const struct amst *a)
 	for (unsigned i = 0; i < a->n; i++)
 		sum += __atomic_load_n(&a->w[i].retransmits, __ATOMIC_RELAXED);
 	return sum;
+}
+
+void amst_segments(const struct amst *a, uint64_t *sent, uint64_t *lost)
+{
+	*sent = *lost = 0;
+	for (unsigned i = 0; i < a->n; i++) {
+		*sent += __atomic_load_n(&a->w[i].segments, __ATOMIC_RELAXED);
+		*lost += __atomic_load_n(&a->w[i].lost, __ATOMIC_RELAXED);
+	}
+}
+
+const struct amst_path *amst_path(const struct amst *a, uint32_t stream)
+{
+	return &a->w[stream % a->n].streams[stream / a->n].path;
 }
 
 unsigned amst_workers(const struct amst *a)

@@ -66,6 +66,13 @@ struct amst_counters {
 extern const struct metric amst_metrics[];
 extern const size_t amst_metrics_n;
 
+/* What one stream's path was like at the last sample. */
+struct amst_path {
+	bool up;             /* otherwise the rest is of its last life */
+	uint64_t bytes;      /* of its chunks that the peer acknowledged, all incarnations */
+	struct be_info info; /* of this incarnation */
+};
+
 /* A piece of a transfer: len bytes from `from` of the local object to `to` of the peer's. */
 struct amst_extent {
 	uint64_t from, to, len;
@@ -135,7 +142,7 @@ enum amst_event_type {
 	AMST_TX_ENDED,       /* no worker knows the transfer any more: it may be freed */
 	AMST_RX_READY,       /* every worker takes chunks of it */
 	AMST_RX_ENDED,       /* no worker touches it any more */
-	AMST_SAMPLED,        /* amst_retransmits is fresh */
+	AMST_SAMPLED,        /* amst_retransmits and amst_path are fresh */
 };
 
 struct amst_event {
@@ -172,6 +179,15 @@ int amst_connect(struct amst *a, uint32_t stream, uint32_t incarnation, const st
 int amst_accept(struct amst *a, uint32_t stream, uint32_t incarnation, struct be_request *r, const uint8_t *reply);
 /* Ends the stream's connection now; STREAM_DOWN follows if it was up or connecting. */
 int amst_stream_close(struct amst *a, uint32_t stream);
+/* Ends it in order: no chunk is taken any more, what is under way on it is finished; then as amst_stream_close. A stream
+ * that is not up ends at once. What the peer is sending on it is not waited for. */
+int amst_retire(struct amst *a, uint32_t stream);
+/* From now on every stream sends like this, those that come up later, too. What is zero stays as it is. A wish that a
+ * path cannot meet is left out there: amst_path says what it does. -EAGAIN as above, -ENOTSUP: the backend cannot. */
+int amst_steer(struct amst *a, const struct be_steer *how);
+/* Bytes that all streams together may have under way; 0: each worker's own rule. Takes effect within 10 ms of
+ * acknowledgements, and never stops the last two chunks of a worker, on a long path of a stream. */
+void amst_window(struct amst *a, uint64_t bytes);
 /* The peer's end of a DOWN stream is known to be down too: chunks that were under way on it may be
  * sent again by others. Until then they wait, so that an old copy can never be placed after a new one. */
 int amst_reclaim(struct amst *a, uint32_t stream);
@@ -198,6 +214,11 @@ void amst_latency_reset(struct amst *a);
 /* Asks the workers to look at their streams' path facts; amst_retransmits is the sum they saw last. */
 int amst_sample(struct amst *a);
 uint64_t amst_retransmits(const struct amst *a);
+/* As far as the backend knows: segments sent, and those of them that did not arrive, not counting what was sent again for
+ * nothing. */
+void amst_segments(const struct amst *a, uint64_t *sent, uint64_t *lost);
+/* As of the last sample: between AMST_SAMPLED and the next amst_sample. */
+const struct amst_path *amst_path(const struct amst *a, uint32_t stream);
 unsigned amst_workers(const struct amst *a);
 
 #endif

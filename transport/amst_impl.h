@@ -13,6 +13,7 @@
 #define TX_POSTED (1u << 20)              /* …and about this many bytes of them, but two chunks at least */
 #define TX_BURST (1u << 20)               /* bytes one stream takes before it is another's turn: one large send */
 #define TX_WINDOW (1u << 20)              /* bytes one worker has under way at least; more by rate and round trip */
+#define TX_LONG (2 * NS_PER_MS)           /* a round trip longer than that is no longer about caches */
 #define TX_LOOK (10 * NS_PER_MS)          /* how often rate and round trip are looked at */
 #define BE_SENDS 24                       /* operations a backend keeps per stream: chunks, COMMITs, ACKs */
 #define REFUSED_ROW (4 * WIRE_COMMIT_MAX) /* so many refused one after the other are no accident */
@@ -47,9 +48,12 @@ struct wstream {
 	be_stream h; /* 0: none */
 	uint32_t index, incarnation;
 	bool up;
-	bool failing;         /* stream_close was called; nothing more is sent */
-	int fail_err;         /* why, where AMST itself decided */
-	uint64_t retransmits; /* of this incarnation, when last looked at */
+	bool retiring;                        /* takes no chunk any more; closed when nothing is under way */
+	bool failing;                         /* stream_close was called; nothing more is sent */
+	int fail_err;                         /* why, where AMST itself decided */
+	uint64_t retransmits, segments, lost; /* of this incarnation, when last looked at */
+	uint64_t acked_bytes;
+	struct amst_path path; /* written by a sample only */
 
 	/* sender: win[head…cut) committed, [cut…tail) posted; free-running indices */
 	uint32_t head, cut, tail;
@@ -74,6 +78,8 @@ enum wcmd_type {
 	CMD_CONNECT,
 	CMD_ACCEPT,
 	CMD_CLOSE,
+	CMD_RETIRE,
+	CMD_STEER,
 	CMD_RECLAIM,
 	CMD_REGION_ADD,
 	CMD_REGION_DROP,
@@ -91,8 +97,13 @@ struct wcmd {
 	uint32_t stream, incarnation, id;
 	void *ptr;
 	uint64_t len;
-	struct be_addr addr;
-	uint8_t pre[BE_PREAMBLE];
+	union {
+		struct {
+			struct be_addr addr;
+			uint8_t pre[BE_PREAMBLE];
+		};
+		struct be_steer steer;
+	};
 };
 
 struct wregion {
@@ -111,6 +122,9 @@ struct worker {
 
 	struct wstream *streams; /* n_streams of them, stream i of the session is streams[i / W] of worker i % W */
 	uint32_t n_streams;
+	uint32_t n_sending; /* up, and neither retiring nor failing */
+	uint32_t n_retiring;
+	struct be_steer steer; /* what every stream was told, and those that come are */
 	struct wregion regions[AMST_REGIONS_MAX];
 
 	struct amst_tx *tx;
@@ -131,6 +145,7 @@ struct worker {
 	struct hist latency;
 	struct amst_counters counters;
 	uint64_t retransmits, retransmits_gone; /* at the last sample; of streams that are down */
+	uint64_t segments, segments_gone, lost, lost_gone;
 	bool stop;
 	bool told_events; /* events pushed since the last notify */
 };
@@ -157,7 +172,8 @@ struct amst {
 	unsigned next_poll;
 	struct gather region[AMST_REGIONS_MAX], drop[AMST_REGIONS_MAX];
 	struct gather tx_end, rx_start, rx_end, sample;
-	bool tell_done; /* amst_tx_stop found the transfer complete itself */
+	uint64_t window; /* amst_window: atomic */
+	bool tell_done;  /* amst_tx_stop found the transfer complete itself */
 	uint32_t tell_id;
 };
 
@@ -179,6 +195,7 @@ void *worker_main(void *arg);
 /* amst_tx.c */
 void tx_pump_all(struct worker *w);
 void tx_done(struct worker *w, struct wstream *s, const struct be_event *ev);
+void tx_retire(struct worker *w);
 void tx_ack(struct worker *w, struct wstream *s, uint32_t transfer, struct rcur *c);
 void tx_stream_down(struct worker *w, struct wstream *s);
 void tx_reclaim(struct worker *w, struct wstream *s);

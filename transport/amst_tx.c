@@ -163,7 +163,7 @@ static bool may_rr(const struct worker *w, const struct wstream *s)
 	for (uint32_t i = 0; i < w->n_streams; i++) {
 		const struct wstream *t = &w->streams[(w->rr + i) % w->n_streams];
 
-		if (t->up && !t->failing)
+		if (t->up && !t->failing && !t->retiring)
 			return t == s;
 	}
 	return false;
@@ -179,7 +179,7 @@ static bool may_least(const struct worker *w, const struct wstream *s)
 	for (uint32_t i = 0; i < w->n_streams; i++) {
 		const struct wstream *t = &w->streams[i];
 
-		if (t->up && !t->failing && load_of(t) < load_of(s))
+		if (t->up && !t->failing && !t->retiring && load_of(t) < load_of(s))
 			return false;
 	}
 	return true;
@@ -279,9 +279,12 @@ static int tx_post(struct worker *w, struct wstream *s, struct amst_tx *tx, cons
 	return ops->put(w->be, s->h, &p, 1);
 }
 
+/* On a long path every stream is to have something under way: what one of them waits for is a round trip, or a loss. */
 static bool window_full(const struct worker *w, const struct amst_tx *tx)
 {
-	return w->inflight >= max_u64(w->window, 2ull * tx->chunk);
+	uint64_t each = w->rtt_ns > TX_LONG ? w->n_sending : 1;
+
+	return w->inflight >= max_u64(w->window, 2 * max_u64(each, 1) * tx->chunk);
 }
 
 static bool tx_room(const struct worker *w, const struct wstream *s, const struct amst_tx *tx)
@@ -299,7 +302,7 @@ static bool tx_post_next(struct worker *w, struct wstream *s, struct amst_tx *tx
 	struct tx_rec *rec = &s->win[s->tail % AMST_WINDOW];
 	int rc;
 
-	if (!s->up || s->failing || !tx_room(w, s, tx) || (!s->held && !tx_fill(w, s, tx)))
+	if (!s->up || s->failing || !tx_room(w, s, tx) || (!s->held && (s->retiring || !tx_fill(w, s, tx))))
 		return false;
 	rec->posted_ns = clock_now(&w->a->cfg.clock);
 	rc = tx_post(w, s, tx, rec);
@@ -364,7 +367,7 @@ static uint64_t tx_burst(const struct worker *w, const struct amst_tx *tx)
 {
 	uint64_t cursor = __atomic_load_n(&tx->cursor, __ATOMIC_RELAXED);
 	uint64_t total = __atomic_load_n(&tx->total, __ATOMIC_RELAXED);
-	uint64_t share = cursor < total ? (total - cursor) / w->a->cfg.streams : 0;
+	uint64_t share = cursor < total ? (total - cursor) / max_u64(w->n_sending * w->a->n, 1) : 0;
 
 	return max_u64(min_u64(share, TX_BURST / tx->chunk), 1);
 }
@@ -379,7 +382,7 @@ static bool tx_pump(struct worker *w, struct wstream *s)
 	burst = tx_burst(w, tx);
 	while (n < burst && tx_post_next(w, s, tx))
 		n++;
-	tx_commit(w, s, tx, window_full(w, tx) || (!s->held && tx_dry(tx)));
+	tx_commit(w, s, tx, window_full(w, tx) || (!s->held && (s->retiring || tx_dry(tx))));
 	return n > 0;
 }
 
@@ -413,6 +416,17 @@ void tx_pump_all(struct worker *w)
 	}
 }
 
+/* Closes those whose last chunk is acknowledged. */
+void tx_retire(struct worker *w)
+{
+	for (uint32_t i = 0; i < w->n_streams; i++) {
+		struct wstream *s = &w->streams[i];
+
+		if (s->retiring && !s->failing && !s->held && !s->posted && s->head == s->tail)
+			stream_fail(w, s, -ECANCELED);
+	}
+}
+
 void tx_done(struct worker *w, struct wstream *s, const struct be_event *ev)
 {
 	enum cookie_kind kind = COOKIE_KIND(ev->cookie);
@@ -440,9 +454,10 @@ static void tx_return(struct worker *w, struct amst_tx *tx, uint64_t chunk)
 static void tx_look(struct worker *w, struct wstream *s, uint64_t now)
 {
 	struct be_info info;
-	uint64_t rate;
+	uint64_t rate, most;
 
-	if (now - w->look_at < TX_LOOK)
+	/* Over a round trip at least: a rate of less than that is one of bursts. */
+	if (now - w->look_at < max_u64(TX_LOOK, w->rtt_ns))
 		return;
 	rate = (uint64_t)((double)(w->acked_bytes - w->look_bytes) * 1e9 / (double)(now - w->look_at));
 	w->look_at = now;
@@ -451,6 +466,9 @@ static void tx_look(struct worker *w, struct wstream *s, uint64_t now)
 	if (w->a->cfg.ops->info(w->be, s->h, &info) == 0)
 		w->rtt_ns = info.rtt_least_ns;
 	w->window = TX_WINDOW + (uint64_t)(4.0 * (double)rate * (double)w->rtt_ns / 1e9);
+	most = __atomic_load_n(&w->a->window, __ATOMIC_RELAXED) / w->a->n;
+	if (most)
+		w->window = min_u64(w->window, most);
 }
 
 static void wake_others(struct worker *w)
@@ -493,6 +511,7 @@ static void tx_ack_recs(struct worker *w, struct wstream *s, struct amst_tx *tx,
 		}
 	}
 	w->acked_bytes += bytes;
+	s->acked_bytes += bytes;
 	metric_add(&w->counters.wire_acked, wire);
 	metric_add(&w->counters.chunks_acked, good);
 	if (good < n)

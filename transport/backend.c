@@ -3,9 +3,11 @@
 #include "base/util.h"
 #include "transport/mem.h"
 #include "transport/uring.h"
+#include "transport/verbs.h"
 #include <string.h>
 
 const struct be_ops *const backends[] = {
+	&verbs_ops,
 	&uring_ops,
 	&mem_ops,
 	NULL,

@@ -151,12 +151,22 @@ struct be_put {
 struct be_info {
 	uint64_t rtt_ns, rttvar_ns;
 	uint64_t rtt_least_ns;               /* without the queues on the way: least of the last minutes */
-	uint64_t retransmits;                /* segments, since connect */
-	uint64_t delivery_rate;              /* bytes per second */
+	uint64_t segments, retransmits;      /* sent, and sent again, since connect */
+	uint64_t spurious;                   /* of those sent again, had arrived */
+	uint64_t delivery_rate;              /* bytes per second, the path's own estimate */
+	bool rate_is_ours;                   /* delivery_rate says how much was given to it, not what the path can do */
 	uint64_t bytes_sent, bytes_received; /* payload and headers, this stream */
 	uint32_t cwnd_bytes;
 	char congestion[16];
 	struct be_addr local, peer;
+};
+
+/* How a stream sends. What is zero stays as it is. */
+#define BE_CONGESTION_DEFAULT "default"
+struct be_steer {
+	char congestion[16];  /* an algorithm of the backend's, or "default": as a new stream has it */
+	uint64_t pacing_rate; /* bytes per second; UINT64_MAX: no limit */
+	uint64_t send_buffer; /* bytes that may be under way */
 };
 
 /* Counters of one instance; be_metrics describes the fields. A byte is counted zero_copy on the
@@ -249,6 +259,10 @@ struct be_ops {
 	void (*wake)(struct be *be);
 
 	int (*info)(struct be *be, be_stream s, struct be_info *out);
+
+	/* Optional (may be NULL): from now on a stream that is up sends like this. What is under way is not touched.
+	 * 0, or -errno of the first wish that cannot be met; the others are met all the same. */
+	int (*steer)(struct be *be, be_stream s, const struct be_steer *how);
 };
 
 struct be {

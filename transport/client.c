@@ -158,6 +158,32 @@ unsigned client_streams_up(const struct client *c)
 	return c->up;
 }
 
+unsigned client_streams_wanted(const struct client *c)
+{
+	return c->wanted;
+}
+
+void client_set_streams(struct client *c, unsigned n)
+{
+	c->wanted = (unsigned)max_u64(min_u64(n, c->cfg.streams), 1);
+	conn_retire(c, c->wanted);
+}
+
+void client_renew_streams(struct client *c)
+{
+	conn_retire(c, 0);
+}
+
+int client_steer(struct client *c, const struct be_steer *how)
+{
+	return amst_steer(c->amst, how);
+}
+
+uint32_t client_chunk(const struct client *c, uint32_t usual)
+{
+	return c->sight.wants.chunk ? c->sight.wants.chunk : usual;
+}
+
 uint64_t client_reconnects(const struct client *c)
 {
 	return c->reconnects;
@@ -328,6 +354,7 @@ int client_open(struct client **out, const struct client_config *cfg, uint64_t *
 	if (!c)
 		return err_set(e, -ENOMEM, "no memory for a session");
 	c->cfg = *cfg;
+	c->wanted = cfg->streams_first ? (unsigned)min_u64(cfg->streams_first, cfg->streams) : cfg->streams;
 	session_id(c);
 	start = conn_now(c);
 	rc = alloc_client(c, e);
@@ -337,8 +364,10 @@ int client_open(struct client **out, const struct client_config *cfg, uint64_t *
 		rc = conn_open(c, e);
 	if (rc == 0)
 		rc = open_planes(c, e);
-	if (rc == 0)
+	if (rc == 0) {
+		pilot_first(c);
 		rc = conn_streams(c, e);
+	}
 	if (rc < 0) {
 		client_close(c);
 		return rc;
@@ -502,8 +531,12 @@ static int run_tx(struct client *c, struct amst_tx *tx, const struct client_tick
 	rc = amst_tx_start(c->amst, tx);
 	while (rc >= 0 && !c->tx_done) {
 		rc = client_turn(c, TICK_NS, e);
-		if (rc >= 0)
-			rc = watch_look(c, &w, __atomic_load_n(&tx->acked_bytes, __ATOMIC_RELAXED), e);
+		if (rc >= 0) {
+			uint64_t bytes = __atomic_load_n(&tx->acked_bytes, __ATOMIC_RELAXED);
+
+			pilot_turn(c, bytes);
+			rc = watch_look(c, &w, bytes, e);
+		}
 		if (rc > 0)
 			amst_tx_stop(c->amst, tx);
 	}
@@ -593,7 +626,9 @@ int client_transfer(struct client *c, struct amst_tx *tx, enum xfer_kind kind, c
 		return rc;
 	rc = begin_tx(c, tx, kind, e);
 	if (rc == 0) {
+		pilot_begin(c, tx);
 		rc = run_tx(c, tx, tick, e);
+		pilot_end(c);
 		if (rc == 0)
 			rc = end_tx(c, tx, &r, e);
 		let_go(c, tx);

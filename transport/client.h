@@ -14,7 +14,9 @@
 #define DWCP_TRANSPORT_CLIENT_H
 
 #include "base/hugebuf.h"
+#include "base/pilot.h"
 #include "transport/amst.h"
+#include "transport/mode.h"
 #include <signal.h>
 
 #define DWCP_PORT 7411
@@ -25,12 +27,20 @@ struct client_config {
 	int n_addrs;
 	const struct be_ops *ops;
 	const void *be_opts;
-	unsigned streams, workers;
-	uint32_t stage_chunk; /* largest staged chunk; 0: puts only */
+	unsigned streams, workers; /* streams: most at once */
+	unsigned streams_first;    /* with these it begins; 0: with all */
+	uint32_t stage_chunk;      /* largest staged chunk; 0: puts only */
 	enum amst_sched sched;
 	enum sum_kind sum;
 	uint64_t timeout_ns; /* without progress; also how long a lost session may be resumed */
 	const int *cpus;     /* per worker, or NULL */
+	/* Who says how many streams and how much under way while a transfer runs; ops NULL: nobody. Regions, and files
+	 * that are sent; what is pulled is flown by who sends it. */
+	struct pilot pilot;
+	/* Decides from the path what kind it is; NULL: nobody asks. The caller keeps it until client_close. */
+	struct mode *mode;
+	bool mode_steers;   /* congestion control and pacing are as the mode says (mode_ways) */
+	bool sizes_buffers; /* send buffers follow what the paths hold */
 	struct clock clock;
 	uint64_t seed;
 	const volatile sig_atomic_t *interrupted; /* non-zero: calls end with -EINTR; may be NULL */
@@ -52,6 +62,16 @@ void client_close(struct client *c);
 const struct msg_hello_reply *client_peer(const struct client *c);
 struct amst *client_amst(struct client *c);
 unsigned client_streams_up(const struct client *c);
+/* How many streams there are to be from now on, 1 … cfg.streams. Those that are too many take no chunk any more and
+ * end when their last one is acknowledged; those that are wanted connect. Nothing is lost or sent twice. */
+void client_set_streams(struct client *c, unsigned n);
+unsigned client_streams_wanted(const struct client *c);
+/* Every stream ends in order and comes up anew, as if its path were new. */
+void client_renew_streams(struct client *c);
+/* How streams send from now on; see amst_steer. */
+int client_steer(struct client *c, const struct be_steer *how);
+/* The size of chunks that the pilot wants for the next transfer, or `usual`. */
+uint32_t client_chunk(const struct client *c, uint32_t usual);
 /* Streams that were lost and came back, sessions resumed. */
 uint64_t client_reconnects(const struct client *c);
 uint64_t client_resumes(const struct client *c);

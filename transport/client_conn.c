@@ -149,7 +149,8 @@ static void fence_answered(struct client *c, uint32_t id)
 		if (s->state != CS_LOST || !s->fence_sent || s->fence_id != id)
 			continue;
 		amst_reclaim(c->amst, i);
-		s->state = CS_WAITING;
+		s->state = i < c->wanted ? CS_WAITING : CS_IDLE;
+		s->known &= i < c->wanted;
 		s->retry_at = conn_now(c) + (s->fails ? min_u64(wait, RETRY_MOST) : 0);
 		return;
 	}
@@ -203,7 +204,8 @@ static void resumed(struct client *c)
 	/* The server has fenced every stream before it accepted; ours are down, too. */
 	for (uint32_t i = 0; i < c->cfg.streams; i++) {
 		amst_reclaim(c->amst, i);
-		c->streams[i].state = CS_WAITING;
+		c->streams[i].state = i < c->wanted ? CS_WAITING : CS_IDLE;
+		c->streams[i].known &= i < c->wanted;
 		c->streams[i].retry_at = 0;
 	}
 	c->call.sent = false;
@@ -317,8 +319,8 @@ static void stream_up(struct client *c, struct cstream *s)
 	s->fails = 0;
 	c->up++;
 	c->none_up_since = 0;
-	if (s->incarnation > 1)
-		c->reconnects++;
+	c->reconnects += s->known;
+	s->known = true;
 }
 
 static void stream_down(struct client *c, struct cstream *s, const struct amst_event *ev)
@@ -332,6 +334,8 @@ static void stream_down(struct client *c, struct cstream *s, const struct amst_e
 	s->state = CS_LOST;
 	s->fence_sent = false;
 	s->closing = false;
+	s->known &= !s->retiring; /* that it ended was our wish */
+	s->retiring = false;
 	c->open_streams--;
 	c->stream_err = ev->err;
 	c->stream_refused = ev->has_reply && ev->reply_len == BE_PREAMBLE;
@@ -375,9 +379,20 @@ void conn_amst_event(struct client *c, const struct amst_event *ev)
 		break;
 	case AMST_SAMPLED:
 		c->sampled = true;
+		pilot_sampled(c);
 		break;
 	default:
 		break;
+	}
+}
+
+void conn_retire(struct client *c, unsigned first)
+{
+	for (uint32_t i = first; i < c->cfg.streams; i++) {
+		struct cstream *s = &c->streams[i];
+
+		if ((s->state == CS_UP || s->state == CS_CONNECTING) && !s->retiring && !s->closing)
+			s->retiring = amst_retire(c->amst, i) == 0;
 	}
 }
 
@@ -456,7 +471,9 @@ void conn_upkeep(struct client *c)
 			c->resume_at = now + 200 * NS_PER_MS;
 	if (c->ctl_state != CTL_UP)
 		return;
-	for (uint32_t i = 0; i < c->cfg.streams; i++)
+	if (c->open_streams > c->wanted)
+		conn_retire(c, c->wanted);
+	for (uint32_t i = 0; i < c->wanted; i++)
 		if (c->streams[i].state == CS_IDLE ||
 		    (c->streams[i].state == CS_WAITING && now >= c->streams[i].retry_at))
 			stream_connect(c, i);
@@ -470,7 +487,7 @@ static int stream_text(const struct client *c, struct err *e)
 		e, c->stream_err ? c->stream_err : -ENOTCONN,
 		"no data stream to %s is left (%u wanted): %s; check the link, file limits (ulimit -n) on both hosts, "
 		"or use fewer --streams",
-		c->cfg.target, c->cfg.streams, strerror(c->stream_err ? -c->stream_err : ENOTCONN));
+		c->cfg.target, c->wanted, strerror(c->stream_err ? -c->stream_err : ENOTCONN));
 }
 
 /* Is the session lost for good? */
@@ -551,7 +568,7 @@ int conn_streams(struct client *c, struct err *e)
 {
 	uint64_t deadline = conn_now(c) + c->cfg.timeout_ns;
 
-	while (c->up < c->cfg.streams) {
+	while (c->up < c->wanted) {
 		int rc = client_turn(c, 100 * NS_PER_MS, e);
 
 		if (rc < 0)
@@ -563,8 +580,7 @@ int conn_streams(struct client *c, struct err *e)
 				e, c->stream_err ? c->stream_err : -ETIMEDOUT,
 				"only %u of %u streams to %s came up in time (%s): check file limits (ulimit -n) on both "
 				"hosts, or use fewer --streams",
-				c->up, c->cfg.streams, c->cfg.target,
-				strerror(c->stream_err ? -c->stream_err : ETIMEDOUT));
+				c->up, c->wanted, c->cfg.target, strerror(c->stream_err ? -c->stream_err : ETIMEDOUT));
 	}
 	c->established = true;
 	return 0;

@@ -8,8 +8,9 @@
 /* A data stream as the session sees it.
  *
  *   idle ─connect─► connecting ─UP─► up
- *                       │            │
- *                       └── DOWN ────┴──► lost ─fence answered─► waiting ─back-off over─► connecting
+ *    ▲                  │            │
+ *    │                  └── DOWN ────┴──► lost ─fence answered─► waiting ─back-off over─► connecting
+ *    └─────── not wanted any more ──────────────────┘
  */
 enum cs_state { CS_IDLE, CS_CONNECTING, CS_UP, CS_LOST, CS_WAITING };
 
@@ -17,6 +18,8 @@ struct cstream {
 	enum cs_state state;
 	uint32_t incarnation;
 	bool closing;   /* the peer lost it: our end is being closed */
+	bool retiring;  /* it ends because we want it to */
+	bool known;     /* was up since it was wanted: coming up again is a reconnect */
 	uint32_t fails; /* in a row */
 	uint64_t retry_at;
 	bool fence_sent;   /* lost: STREAM_DOWN is on its way… */
@@ -30,6 +33,20 @@ struct call {
 	uint32_t id;
 	uint32_t len;
 	uint8_t *out;
+};
+
+/* What client_pilot.c remembers between two looks at the paths. */
+struct sight {
+	bool on, asked, staged;
+	uint32_t chunk;
+	uint64_t next_ns;                      /* look not before */
+	uint64_t at_ns, bytes, segments, lost; /* as of the last look */
+	uint64_t bytes_now, sent;              /* confirmed by now; the workers' count when the transfer began */
+	uint64_t buffer;                       /* that the streams were told */
+	struct pilot_wants wants;
+	/* of the mode's current interval */
+	uint64_t mode_ns, mode_bytes, mode_segments, mode_lost, mode_rtt_ns;
+	bool mode_starved;
 };
 
 enum ctl_state { CTL_NONE, CTL_CONNECTING, CTL_UP, CTL_LOST };
@@ -60,12 +77,15 @@ struct client {
 
 	struct amst *amst;
 	struct cstream *streams;
+	unsigned wanted; /* streams 0 … wanted-1 are kept up */
 	unsigned up;
 	unsigned open_streams; /* not yet DOWN at the worker: connecting or up */
 	int stream_err;        /* of the last stream that went down */
 	uint8_t stream_reply[BE_PREAMBLE];
 	bool stream_refused;
 	uint64_t none_up_since;
+
+	struct sight sight;
 
 	struct msg_hello_reply peer_hello;
 	uint64_t reconnects, resumes;
@@ -85,9 +105,19 @@ void conn_amst_event(struct client *c, const struct amst_event *ev);
 void conn_upkeep(struct client *c);
 void conn_flush(struct client *c);
 int conn_streams(struct client *c, struct err *e);
+/* Streams from `first` on end in order; who is wanted comes up again. */
+void conn_retire(struct client *c, unsigned first);
 bool conn_interrupted(const struct client *c);
 /* No stream went down that the peer might still take old chunks from. */
 unsigned conn_unfenced(const struct client *c);
 uint64_t conn_now(const struct client *c);
+
+/* client_pilot.c. The session is agreed and no stream is up yet. */
+void pilot_first(struct client *c);
+/* From the begin of a transfer to its end; pilot_turn with what is confirmed by now. */
+void pilot_begin(struct client *c, const struct amst_tx *tx);
+void pilot_turn(struct client *c, uint64_t bytes);
+void pilot_sampled(struct client *c);
+void pilot_end(struct client *c);
 
 #endif

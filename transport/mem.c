@@ -337,11 +337,26 @@ static int mem_info(struct be *be, be_stream h, struct be_info *out)
 	*out = (struct be_info){ .rtt_ns = path[0].delay_ns + path[1].delay_ns,
 				 .rtt_least_ns = path[0].delay_ns + path[1].delay_ns,
 				 .rttvar_ns = max_u64(path[0].jitter_ns, path[1].jitter_ns),
+				 .segments = s->delivered,
 				 .delivery_rate = path[s->is_acceptor].bytes_per_s,
 				 .bytes_sent = s->sent,
 				 .bytes_received = s->received,
 				 .local = s->local,
 				 .peer = s->remote };
+	memcpy(out->congestion, s->congestion, sizeof out->congestion);
+	return 0;
+}
+
+/* There is no congestion here: the name is kept, so that a test sees what a stream was told. */
+static int mem_steer(struct be *be, be_stream h, const struct be_steer *how)
+{
+	struct mem_stream *s;
+	int rc = mem_stream_find(mem_of(be), h, &s);
+
+	if (rc < 0)
+		return rc;
+	if (how->congestion[0])
+		memcpy(s->congestion, how->congestion, sizeof s->congestion);
 	return 0;
 }
 
@@ -533,7 +548,7 @@ static void mem_close(struct be *be)
 #define MEM_HOOKS .probe = mem_probe, .close = mem_close, .listen = mem_listen, .connect = mem_connect, \
 	.accept = mem_accept, .reject = mem_reject, .stream_close = mem_stream_close, .region_add = mem_region_add, \
 	.region_drop = mem_region_drop, .send = mem_send, .put = mem_put, .poll = mem_poll, .release = mem_release, \
-	.wait = mem_wait, .wake = mem_wake, .info = mem_info
+	.wait = mem_wait, .wake = mem_wake, .info = mem_info, .steer = mem_steer
 /* clang-format on */
 
 const struct be_ops mem_ops = {

@@ -75,6 +75,7 @@ struct mem_stream *mem_stream_take(struct mem *m, enum mem_state state, uint32_t
 		s->cut = s->is_acceptor = s->accepted = s->refused = s->lost = s->has_reply = s->tell = false;
 		s->done = s->delivered = s->tail = s->lost_ok = 0;
 		s->last_due_ns = s->sent = s->received = 0;
+		s->congestion[0] = 0;
 		mem_set_state(s, state);
 		return s;
 	}

@@ -74,6 +74,7 @@ struct mem_stream {
 	uint8_t (*heads)[BE_HEAD_MAX];
 
 	uint64_t sent, received;
+	char congestion[16];
 	uint8_t pre[BE_PREAMBLE];
 	uint8_t reply[2][BE_PREAMBLE]; /* by generation: an event may still point at the one before */
 };

@@ -265,7 +265,7 @@ static void flush_streams(struct session *s)
 						   &(struct msg_status){ 0 });
 		if (t->lost_due)
 			t->lost_due = !send_small(s, MSG_STREAM_LOST, 0, &wire_stream_down,
-						  &(struct msg_stream_down){ i, t->incarnation });
+						  &(struct msg_stream_down){ i, t->lost_incarnation });
 		left |= t->fence_due || t->lost_due;
 	}
 	s->streams_due = left;
@@ -378,6 +378,7 @@ static void fence(struct session *s, uint32_t id, struct rcur *in)
 	if (m.incarnation > t->incarnation)
 		t->incarnation = m.incarnation;
 	t->fence_id = id;
+	t->lost_due = false; /* it knows */
 	if (t->state == SS_NONE) {
 		amst_reclaim(s->amst, m.stream);
 		t->fence_due = s->streams_due = true;
@@ -405,6 +406,7 @@ static void stream_is_down(struct session *s, uint32_t i, int err)
 		amst_reclaim(s->amst, i);
 	} else if (!asked) {
 		t->lost_due = s->streams_due = true;
+		t->lost_incarnation = t->accept_incarnation;
 	}
 	if (t->waiting)
 		stream_accept(s, i);

@@ -30,7 +30,8 @@ struct sstream {
 	struct be_request *waiting; /* a newer incarnation, until the older one is down */
 	bool fenced, fence_due;     /* STREAM_DOWN came; its answer is due */
 	uint32_t fence_id;
-	bool lost_due; /* STREAM_LOST is to be sent */
+	bool lost_due;             /* STREAM_LOST is to be sent… */
+	uint32_t lost_incarnation; /* …of this one: a newer one may be up by then */
 };
 
 /* What the request in progress waits for. */

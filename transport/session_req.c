@@ -472,6 +472,7 @@ static void send_info(struct session *s)
 			 .rx_zero_copy = bc.rx_zero_copy_bytes,
 			 .rx_copied = bc.rx_copied_bytes,
 			 .retransmits = amst_retransmits(s->amst),
+			 .sessions = (uint32_t)s->srv->counters.sessions_now,
 		 });
 	session_reply_send(s);
 }

@@ -298,4 +298,5 @@ const struct be_ops uring_ops = {
 	.wait = uring_wait,
 	.wake = uring_wake,
 	.info = uring_info,
+	.steer = uring_steer,
 };

@@ -310,6 +310,7 @@ void sock_reset(int fd);
  * half way may have been told instead, and reports its half. */
 int sock_ended(int fd);
 int uring_info(struct be *be, be_stream name, struct be_info *out);
+int uring_steer(struct be *be, be_stream name, const struct be_steer *how);
 
 /* uring_region.c */
 int regions_open(struct uring *u, uint32_t n, struct err *e);

@@ -218,8 +218,11 @@ static void info_tcp(int fd, struct be_info *out)
 	out->rtt_ns = t.tcpi_rtt * NS_PER_US;
 	out->rtt_least_ns = t.tcpi_min_rtt == UINT32_MAX ? 0 : t.tcpi_min_rtt * NS_PER_US;
 	out->rttvar_ns = t.tcpi_rttvar * NS_PER_US;
+	out->segments = t.tcpi_data_segs_out;
 	out->retransmits = t.tcpi_total_retrans;
+	out->spurious = t.tcpi_dsack_dups;
 	out->delivery_rate = t.tcpi_delivery_rate;
+	out->rate_is_ours = t.tcpi_delivery_rate_app_limited;
 	out->cwnd_bytes = (uint32_t)min_u64((uint64_t)t.tcpi_snd_cwnd * t.tcpi_snd_mss, UINT32_MAX);
 }
 
@@ -245,4 +248,47 @@ int uring_info(struct be *be, be_stream name, struct be_info *out)
 	info.congestion[sizeof info.congestion - 1] = 0;
 	*out = info;
 	return 0;
+}
+
+/* As a new connection would have it. */
+static int cc_reset(const struct uring_opts *o, const struct u_stream *s)
+{
+	char name[16] = "";
+	socklen_t len = sizeof name - 1;
+	int fd = -1;
+
+	if (!cc_auto(o))
+		return cc_set(s->fd, o->congestion);
+	if (sock_is_local(s->fd, &s->peer))
+		return cc_set(s->fd, "cubic");
+	fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0 || getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, &len) < 0)
+		name[0] = 0;
+	if (fd >= 0)
+		close(fd);
+	return name[0] ? cc_set(s->fd, name) : -ENOENT;
+}
+
+int uring_steer(struct be *be, be_stream name, const struct be_steer *how)
+{
+	struct uring *u = uring_of(be);
+	struct u_stream *s;
+	int r = stream_find(u, name, &s);
+
+	if (r < 0)
+		return r;
+	if (how->pacing_rate &&
+	    setsockopt(s->fd, SOL_SOCKET, SO_MAX_PACING_RATE, &how->pacing_rate, sizeof how->pacing_rate) < 0)
+		r = -errno;
+	/* A size that the kernel would cut down is worse than its own tuning. */
+	if (how->send_buffer && buffer_fits(SO_SNDBUFFORCE, SO_SNDBUF, how->send_buffer) &&
+	    set_buffer(s->fd, SO_SNDBUFFORCE, SO_SNDBUF, how->send_buffer) < 0)
+		r = -errno;
+	if (how->congestion[0]) {
+		bool usual = !strcmp(how->congestion, BE_CONGESTION_DEFAULT);
+		int rc = usual ? cc_reset(&u->opts, s) : cc_set(s->fd, how->congestion);
+
+		r = rc < 0 ? rc : r;
+	}
+	return r;
 }

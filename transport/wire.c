@@ -168,7 +168,8 @@ DEF(wire_digest_reply, F(W_U64, T, lo), F(W_U64, T, hi));
 #undef T
 #define T struct msg_info
 DEF(wire_info, F(W_U64, T, cpu_ns), F(W_U64, T, rss_bytes), F(W_U64, T, region_bytes), F(W_U64, T, tx_zero_copy),
-    F(W_U64, T, tx_copied), F(W_U64, T, rx_zero_copy), F(W_U64, T, rx_copied), F(W_U64, T, retransmits));
+    F(W_U64, T, tx_copied), F(W_U64, T, rx_zero_copy), F(W_U64, T, rx_copied), F(W_U64, T, retransmits),
+    F(W_U32, T, sessions));
 #undef T
 #define T struct store_spec
 DEF(wire_file_spec, F(W_STR, T, name), F(W_U8, T, kind), F(W_BOOL, T, resume), F(W_U32, T, mode), F(W_U64, T, size),

@@ -206,6 +206,7 @@ struct msg_info {
 	uint64_t region_bytes; /* of this session, as what follows */
 	uint64_t tx_zero_copy, tx_copied, rx_zero_copy, rx_copied;
 	uint64_t retransmits;
+	uint32_t sessions; /* at the server now, this one included */
 };
 
 struct msg_file_spec { /* FILES_OPEN: n u16, then n of these */

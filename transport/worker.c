@@ -33,19 +33,28 @@ void worker_event(struct worker *w, const struct amst_event *ev)
 	w->told_events = true;
 }
 
-static void look_at_path(struct worker *w, struct wstream *s)
+static void look_at_path(struct worker *w, struct wstream *s, struct be_info *info)
 {
-	struct be_info info;
+	if (!s->up || ops_of(w)->info(w->be, s->h, info) < 0)
+		return;
+	s->retransmits = info->retransmits;
+	s->segments = info->segments;
+	s->lost = info->retransmits - min_u64(info->spurious, info->retransmits);
+}
 
-	if (s->up && ops_of(w)->info(w->be, s->h, &info) == 0)
-		s->retransmits = info.retransmits;
+static bool sending(const struct wstream *s)
+{
+	return s->up && !s->failing && !s->retiring;
 }
 
 void stream_fail(struct worker *w, struct wstream *s, int err)
 {
+	struct be_info info;
+
 	if (!s->h || s->failing)
 		return;
-	look_at_path(w, s);
+	look_at_path(w, s, &info);
+	w->n_sending -= sending(s);
 	s->failing = true;
 	s->fail_err = err;
 	ops_of(w)->stream_close(w->be, s->h, false);
@@ -79,7 +88,7 @@ static void cmd_connect(struct worker *w, struct wstream *s, const struct wcmd *
 	/* The peer connects again only when its old end is down. */
 	tx_reclaim(w, s);
 	s->incarnation = c->incarnation;
-	s->failing = false;
+	s->failing = s->retiring = false;
 	s->fail_err = 0;
 	rx_stream_reset(s);
 	if (c->type == CMD_CONNECT)
@@ -116,14 +125,43 @@ static bool region_try_drop(struct worker *w, uint32_t id)
 
 static void cmd_sample(struct worker *w)
 {
-	uint64_t sum = w->retransmits_gone;
+	uint64_t retransmits = w->retransmits_gone, segments = w->segments_gone, lost = w->lost_gone;
 
 	for (uint32_t i = 0; i < w->n_streams; i++) {
-		look_at_path(w, &w->streams[i]);
-		sum += w->streams[i].retransmits;
+		struct wstream *s = &w->streams[i];
+
+		s->path.up = s->up && !s->failing;
+		s->path.bytes = s->acked_bytes;
+		look_at_path(w, s, &s->path.info);
+		retransmits += s->retransmits;
+		segments += s->segments;
+		lost += s->lost;
 	}
-	__atomic_store_n(&w->retransmits, sum, __ATOMIC_RELAXED);
+	__atomic_store_n(&w->retransmits, retransmits, __ATOMIC_RELAXED);
+	__atomic_store_n(&w->segments, segments, __ATOMIC_RELAXED);
+	__atomic_store_n(&w->lost, lost, __ATOMIC_RELAXED);
 	worker_event(w, &(struct amst_event){ .type = AMST_SAMPLED });
+}
+
+static void cmd_retire(struct worker *w, struct wstream *s)
+{
+	if (!s->h || s->failing || s->retiring)
+		return;
+	w->n_sending -= sending(s);
+	s->retiring = true;
+	w->n_retiring++;
+	w->pump = true;
+}
+
+static void cmd_steer(struct worker *w, const struct be_steer *how)
+{
+	if (how->congestion[0])
+		memcpy(w->steer.congestion, how->congestion, sizeof w->steer.congestion);
+	w->steer.pacing_rate = how->pacing_rate ? how->pacing_rate : w->steer.pacing_rate;
+	w->steer.send_buffer = how->send_buffer ? how->send_buffer : w->steer.send_buffer;
+	for (uint32_t i = 0; i < w->n_streams; i++)
+		if (w->streams[i].up && !w->streams[i].failing)
+			ops_of(w)->steer(w->be, w->streams[i].h, how);
 }
 
 static void run_cmd(struct worker *w, const struct wcmd *c)
@@ -137,6 +175,12 @@ static void run_cmd(struct worker *w, const struct wcmd *c)
 		break;
 	case CMD_CLOSE:
 		stream_fail(w, s, -ECANCELED);
+		break;
+	case CMD_RETIRE:
+		cmd_retire(w, s);
+		break;
+	case CMD_STEER:
+		cmd_steer(w, &c->steer);
 		break;
 	case CMD_RECLAIM:
 		tx_reclaim(w, s);
@@ -182,9 +226,16 @@ static void run_cmd(struct worker *w, const struct wcmd *c)
 
 static void on_connected(struct worker *w, struct wstream *s)
 {
+	struct be_info info = { 0 };
+
 	if (s->failing)
 		return;
 	s->up = true;
+	w->n_sending += sending(s);
+	if (ops_of(w)->steer)
+		ops_of(w)->steer(w->be, s->h, &w->steer);
+	look_at_path(w, s, &info);
+	w->rtt_ns = info.rtt_least_ns; /* how long the path is matters from the first chunk on */
 	metric_add(&w->counters.streams_up, 1);
 	worker_event(w,
 		     &(struct amst_event){ .type = AMST_STREAM_UP, .stream = s->index, .incarnation = s->incarnation });
@@ -195,10 +246,14 @@ static void on_down(struct worker *w, struct wstream *s, const struct be_event *
 {
 	int err = s->failing && s->fail_err ? s->fail_err : ev->err;
 
+	w->n_sending -= sending(s);
+	w->n_retiring -= s->retiring;
 	s->h = 0;
-	s->up = false;
+	s->up = s->retiring = false;
 	w->retransmits_gone += s->retransmits;
-	s->retransmits = 0;
+	w->segments_gone += s->segments;
+	w->lost_gone += s->lost;
+	s->retransmits = s->segments = s->lost = 0;
 	metric_add(&w->counters.streams_lost, 1);
 	tx_stream_down(w, s);
 	tell_down(w, s, err, ev->data, ev->len);
@@ -286,6 +341,8 @@ bool worker_turn(struct worker *w)
 	if (w->pump) {
 		w->pump = false;
 		tx_pump_all(w);
+		if (w->n_retiring)
+			tx_retire(w);
 	}
 	if (w->tx_ending)
 		tx_try_end(w);

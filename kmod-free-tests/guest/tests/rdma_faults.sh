@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: MIT
-# guest: hosts=1
+# guest: hosts=1 needs=rdma
 # What one host can have wrong: each is told in one line that names the thing, in bounded time, and leaves nothing.
 
 test_no_device() {

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: MIT
-# guest: hosts=2
+# guest: hosts=2 needs=rdma
 # dwcp from host to host over RDMA: what arrives is what was sent, and what breaks on the way is told or mended.
 
 test_send_a_folder() {

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The conformance suite over RDMA verbs, on the first address of an RDMA device. Where there is none it is skipped; the
+ * guest (kmod-free-tests/guest) has soft-RoCE.
+ */
+/* check: timeout=300 no-valgrind in-guest */
+#include "kmod-free-tests/conformance_impl.h"
+#include "transport/verbs.h"
+#include <glob.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+static bool address_of(const char *netdev, struct be_addr *out)
+{
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct ifreq r = { 0 };
+	bool ok;
+
+	snprintf(r.ifr_name, sizeof r.ifr_name, "%s", netdev);
+	ok = fd >= 0 && ioctl(fd, SIOCGIFADDR, &r) == 0;
+	if (fd >= 0)
+		close(fd);
+	if (!ok)
+		return false;
+	*out = (struct be_addr){ .len = sizeof out->in };
+	memcpy(&out->in, &r.ifr_addr, sizeof out->in);
+	out->in.sin_port = 0;
+	return true;
+}
+
+static bool rdma_address(struct be_addr *out)
+{
+	char netdev[IFNAMSIZ];
+	glob_t g;
+	bool found = false;
+
+	if (glob("/sys/class/infiniband/*/ports/1/gid_attrs/ndevs/0", 0, NULL, &g) != 0)
+		return false;
+	for (size_t i = 0; i < g.gl_pathc && !found; i++) {
+		FILE *f = fopen(g.gl_pathv[i], "r");
+
+		if (f && fscanf(f, "%15s", netdev) == 1)
+			found = address_of(netdev, out);
+		if (f)
+			fclose(f);
+	}
+	globfree(&g);
+	return found;
+}
+
+static int run(const char *name, const struct verbs_opts *opts)
+{
+	struct conf_target t = { .name = name, .ops = &verbs_ops, .opts = opts, .idle = conf_idle_real };
+	struct err e = { 0 };
+
+	if (verbs_ops.probe(&e) < 0) {
+		printf("skipped: %s: %s\n", name, e.why);
+		return 0;
+	}
+	if (!rdma_address(&t.listen_at)) {
+		printf("skipped: %s: no RDMA device has an IPv4 address\n", name);
+		return 0;
+	}
+	return conformance_run(&t);
+}
+
+/* Arguments: a pattern, for only tests of such names; the number of the only way to run them. */
+int main(int argc, char **argv)
+{
+	int way = argc > 2 ? atoi(argv[2]) : -1, failed = 0;
+	struct verbs_opts o;
+
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
+	if (way <= 0)
+		failed = run("rdma", NULL);
+
+	opt_defaults(&(struct opt_group){ .name = "rdma", .rows = verbs_ops.opts, .n = verbs_ops.n_opts, .base = &o },
+		     1);
+	o.srq = VERBS_SRQ_ON;
+	if (way < 0 || way == 1)
+		failed += run("rdma, shared receive queue", &o);
+	o.srq = VERBS_SRQ_OFF;
+	o.send_inline_size = 0;
+	o.queue_depth = 4;
+	o.max_send_sge = 1;
+	o.signal_interval = 3;
+	if (way < 0 || way == 2)
+		failed += run("rdma, nothing inline, short queues, one piece", &o);
+	return failed;
+}

@@ -1,0 +1,524 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Connections, by the RDMA connection manager. Queue pairs are ours and not its (rdma_create_qp), so that their
+ * attributes are, too. An event is copied and acknowledged at once: whoever migrates or destroys an identifier waits
+ * for acknowledgements.
+ */
+#include "base/util.h"
+#include "transport/verbs_impl.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BACKLOG 1024
+#define RNR_RETRIES 6         /* never needed: credits see to it */
+#define REJECTED_NO_SERVICE 8 /* IBTA 12.6.7.2, table of reasons: invalid service ID */
+#define REJECTED_CONSUMER 28
+
+struct cm_event {
+	enum rdma_cm_event_type type;
+	int status;
+	struct rdma_cm_id *id, *listener;
+	uint8_t data[V_REPLY];
+	size_t len; /* of data */
+};
+
+/* --- small parts --- */
+
+static void addr_keep(struct be_addr *out, const struct sockaddr *sa)
+{
+	out->len = sa->sa_family == AF_INET6 ? sizeof out->in6 : sizeof out->in;
+	memcpy(&out->ss, sa, out->len);
+}
+
+static void addresses(struct v_stream *s)
+{
+	addr_keep(&s->local, rdma_get_local_addr(s->id));
+	addr_keep(&s->peer, rdma_get_peer_addr(s->id));
+}
+
+static uint32_t timeout_ms(const struct verbs *u)
+{
+	return (uint32_t)max_u64(u->opts.connection_timeout / NS_PER_MS, 1);
+}
+
+/* The code of 4.096 us x 2^n that is not shorter. */
+static uint8_t ack_code(uint64_t ns)
+{
+	uint8_t n = 0;
+
+	while (n < 31 && (4096ull << n) < ns)
+		n++;
+	return n;
+}
+
+/* Never more than the option allows; IBTA codes: 1 is 256 bytes. */
+uint8_t cm_mtu(const struct verbs *u, uint8_t path)
+{
+	return u->opts.mtu && u->opts.mtu < path ? (uint8_t)u->opts.mtu : path;
+}
+
+static uint8_t path_mtu(struct v_stream *s)
+{
+	struct ibv_qp_attr attr = { .qp_state = IBV_QPS_RTR };
+	int mask;
+
+	return rdma_init_qp_attr(s->id, &attr, &mask) ? 0 : (uint8_t)attr.path_mtu;
+}
+
+/* Ready to receive and to send; mtu: what both ends use. */
+static int qp_start(struct v_stream *s, uint8_t mtu)
+{
+	const struct verbs_opts *o = &s->u->opts;
+	struct ibv_qp_attr attr = { .qp_state = IBV_QPS_RTR };
+	int mask;
+
+	if (rdma_init_qp_attr(s->id, &attr, &mask))
+		return -errno;
+	attr.path_mtu = (enum ibv_mtu)mtu;
+	attr.max_dest_rd_atomic = 1;
+	if (ibv_modify_qp(s->qp, &attr, mask))
+		return -errno;
+	attr = (struct ibv_qp_attr){ .qp_state = IBV_QPS_RTS };
+	if (rdma_init_qp_attr(s->id, &attr, &mask))
+		return -errno;
+	attr.max_rd_atomic = 1;
+	attr.timeout = ack_code(o->ack_timeout);
+	attr.retry_cnt = (uint8_t)o->retry_count;
+	attr.rnr_retry = RNR_RETRIES;
+	return ibv_modify_qp(s->qp, &attr, mask) ? -errno : 0;
+}
+
+static void set_class(struct v_stream *s)
+{
+	uint8_t tos = (uint8_t)s->u->opts.traffic_class;
+
+	if (s->u->opts.traffic_class < 256)
+		rdma_set_option(s->id, RDMA_OPTION_ID, RDMA_OPTION_ID_TOS, &tos, sizeof tos);
+}
+
+/* --- connecting --- */
+
+int v_connect(struct be *be, const struct be_addr *to, const void *pre, uint32_t domain, uint64_t cookie,
+	      be_stream *out, struct err *e)
+{
+	struct verbs *u = verbs_of(be);
+	struct v_stream *s = vs_new(u, V_RESOLVING, domain, cookie);
+	char name[64];
+	int rc;
+
+	if (!s)
+		return err_set(e, -ENOSPC, "connect: all %u streams of this instance are in use", u->n_streams);
+	memcpy(s->pre, pre, BE_PREAMBLE);
+	if (rdma_create_id(u->cm, &s->id, s, RDMA_PS_TCP) ||
+	    (set_class(s), rdma_resolve_addr(s->id, NULL, (struct sockaddr *)&to->sa, (int)timeout_ms(u)))) {
+		rc = errno ? -errno : -EIO;
+		vs_free(s);
+		return err_set(e, rc,
+			       "cannot connect to %s over RDMA: %s; check address and route, or use --backend=tcp",
+			       addr_format(name, sizeof name, to), strerror(-rc));
+	}
+	s->peer = *to;
+	metric_add(&be->counters.streams_opened, 1);
+	*out = vs_name(s);
+	return 0;
+}
+
+static void on_addr(struct v_stream *s)
+{
+	if (s->state == V_RESOLVING && rdma_resolve_route(s->id, (int)timeout_ms(s->u)))
+		vs_die(s, errno ? -errno : -EHOSTUNREACH);
+}
+
+static void on_route(struct v_stream *s)
+{
+	struct rdma_conn_param p = { .private_data = s->pre,
+				     .private_data_len = BE_PREAMBLE,
+				     .responder_resources = 1,
+				     .initiator_depth = 1,
+				     .retry_count = (uint8_t)s->u->opts.retry_count,
+				     .rnr_retry_count = RNR_RETRIES };
+	struct err e = { 0 };
+	int rc;
+
+	if (s->state != V_RESOLVING)
+		return;
+	rc = vs_queue_pair(s, &e);
+	if (rc < 0) {
+		vs_die(s, rc);
+		return;
+	}
+	p.qp_num = s->qp->qp_num;
+	p.srq = s->dom->srq != NULL;
+	addresses(s);
+	vs_state(s, V_CONNECTING);
+	if (rdma_connect(s->id, &p))
+		vs_die(s, errno ? -errno : -EIO);
+}
+
+static void on_response(struct v_stream *s, const struct cm_event *ev)
+{
+	struct vgreet g;
+	int rc;
+
+	if (s->state != V_CONNECTING)
+		return;
+	if (ev->len < V_REPLY || vgreet_parse(ev->data + BE_PREAMBLE, VGREET, &g) < 0 || g.mtu > path_mtu(s)) {
+		vs_protocol(s, -EPROTO);
+		return;
+	}
+	rc = qp_start(s, g.mtu);
+	if (rc == 0 && rdma_establish(s->id))
+		rc = errno ? -errno : -EIO;
+	if (rc < 0) {
+		vs_die(s, rc);
+		return;
+	}
+	memcpy(s->pre, ev->data, BE_PREAMBLE);
+	s->peer_seg = g.seg;
+	s->credits = g.credits;
+	s->connected_pending = s->connected_data = true;
+	s->hello_due = true;
+	vs_state(s, V_OPEN);
+	vs_work(s);
+	vs_ready(s);
+}
+
+static void on_rejected(struct v_stream *s, const struct cm_event *ev)
+{
+	struct vgreet g;
+
+	if (s->state != V_CONNECTING)
+		return;
+	if (ev->status == REJECTED_CONSUMER && ev->len >= V_REPLY &&
+	    vgreet_parse(ev->data + BE_PREAMBLE, VGREET, &g) == 0) {
+		memcpy(s->pre, ev->data, BE_PREAMBLE);
+		s->down_data = true;
+		vs_die(s, -ECONNREFUSED);
+		return;
+	}
+	vs_die(s, ev->status == REJECTED_NO_SERVICE ? -ECONNREFUSED : -ECONNRESET);
+}
+
+/* --- what became of a connection --- */
+
+static bool in_error(struct v_stream *s)
+{
+	struct ibv_qp_init_attr init;
+	struct ibv_qp_attr attr;
+
+	return ibv_query_qp(s->qp, &attr, IBV_QP_STATE, &init) == 0 && attr.qp_state == IBV_QPS_ERR;
+}
+
+static void on_disconnected(struct v_stream *s)
+{
+	v_drain(s->u); /* what arrived before it */
+	s->disconnected = true;
+	switch (s->state) {
+	case V_CLOSING:
+		vs_die(s, -ECANCELED);
+		break;
+	case V_OPEN:
+		/* A queue pair that fell into error by itself did so over a request that it must not carry out. */
+		if (in_error(s))
+			vs_protocol(s, -EPROTO);
+		else if (!s->peer_bye)
+			vs_die(s, -ECONNRESET);
+		else
+			vs_ready(s);
+		break;
+	default:
+		vs_die(s, -ECONNRESET);
+	}
+}
+
+static int failure(const struct cm_event *ev, int otherwise)
+{
+	return ev->status < 0 && ev->status > -4096 ? ev->status : otherwise;
+}
+
+static void stream_event(struct v_stream *s, const struct cm_event *ev)
+{
+	switch (ev->type) {
+	case RDMA_CM_EVENT_ADDR_RESOLVED:
+		on_addr(s);
+		break;
+	case RDMA_CM_EVENT_ROUTE_RESOLVED:
+		on_route(s);
+		break;
+	case RDMA_CM_EVENT_CONNECT_RESPONSE:
+		on_response(s, ev);
+		break;
+	case RDMA_CM_EVENT_REJECTED:
+		on_rejected(s, ev);
+		break;
+	case RDMA_CM_EVENT_ADDR_ERROR:
+	case RDMA_CM_EVENT_ROUTE_ERROR:
+		vs_die(s, failure(ev, -EHOSTUNREACH));
+		break;
+	case RDMA_CM_EVENT_UNREACHABLE:
+		vs_die(s, failure(ev, -ETIMEDOUT));
+		break;
+	case RDMA_CM_EVENT_CONNECT_ERROR:
+		vs_die(s, failure(ev, -ECONNABORTED));
+		break;
+	case RDMA_CM_EVENT_DISCONNECTED:
+		on_disconnected(s);
+		break;
+	case RDMA_CM_EVENT_DEVICE_REMOVAL:
+		vs_die(s, -ENODEV);
+		break;
+	default:
+		break;
+	}
+}
+
+/* --- listening --- */
+
+int requests_open(struct verbs *u, struct err *e)
+{
+	u->n_requests = u->opts.pending_max;
+	u->requests = calloc(u->n_requests, sizeof *u->requests);
+	if (!u->requests)
+		return err_set(e, -ENOMEM, "no memory for %u pending connections", u->n_requests);
+	for (uint32_t i = 0; i < u->n_requests; i++) {
+		u->requests[i].owner = u;
+		u->requests[i].next = u->request_free;
+		u->request_free = &u->requests[i];
+	}
+	return 0;
+}
+
+/* Back to its owner, from any thread. */
+static void request_return(struct be_request *r)
+{
+	struct verbs *u = r->owner;
+	struct be_request *head = atomic_load_explicit(&u->returned, memory_order_relaxed);
+
+	r->id = NULL;
+	do
+		atomic_store_explicit(&r->returned_next, head, memory_order_relaxed);
+	while (!atomic_compare_exchange_weak_explicit(&u->returned, &head, r, memory_order_release,
+						      memory_order_relaxed));
+}
+
+void requests_collect(struct verbs *u)
+{
+	struct be_request *r;
+
+	if (!atomic_load_explicit(&u->returned, memory_order_relaxed))
+		return;
+	r = atomic_exchange_explicit(&u->returned, NULL, memory_order_acquire);
+	while (r) {
+		struct be_request *next = atomic_load_explicit(&r->returned_next, memory_order_relaxed);
+
+		r->state = R_FREE;
+		r->next = u->request_free;
+		u->request_free = r;
+		r = next;
+	}
+}
+
+static void refuse(struct rdma_cm_id *id)
+{
+	rdma_reject(id, NULL, 0);
+	rdma_destroy_id(id);
+}
+
+static void request_new(struct verbs *u, const struct cm_event *ev)
+{
+	struct be_request *r;
+
+	requests_collect(u);
+	ev->id->context = NULL; /* its events mean nothing until a stream has it */
+	r = u->request_free;
+	if (!r || ev->len < BE_PREAMBLE) {
+		refuse(ev->id);
+		return;
+	}
+	u->request_free = r->next;
+	r->state = R_OFFERED;
+	r->id = ev->id;
+	r->next = NULL;
+	memcpy(r->preamble, ev->data, BE_PREAMBLE);
+	if (u->incoming)
+		u->incoming_tail->next = r;
+	else
+		u->incoming = r;
+	u->incoming_tail = r;
+}
+
+void requests_deliver(struct verbs *u, struct v_out *out)
+{
+	while (u->incoming) {
+		struct be_request *r = u->incoming;
+		struct be_event *ev = out_add(out, BE_INCOMING, NULL);
+
+		if (!ev)
+			return;
+		u->incoming = r->next;
+		ev->request = r;
+		ev->data = r->preamble;
+		ev->len = BE_PREAMBLE;
+	}
+}
+
+void requests_close(struct verbs *u)
+{
+	if (u->listener)
+		rdma_destroy_id(u->listener);
+	u->listener = NULL;
+	requests_collect(u);
+	for (uint32_t i = 0; u->requests && i < u->n_requests; i++)
+		if (u->requests[i].state == R_OFFERED && u->requests[i].id)
+			refuse(u->requests[i].id);
+	free(u->requests);
+	u->requests = NULL;
+	u->n_requests = 0;
+}
+
+int v_listen(struct be *be, const struct be_addr *at, struct be_addr *bound, struct err *e)
+{
+	struct verbs *u = verbs_of(be);
+	struct rdma_cm_id *id;
+	char name[64];
+	int r;
+
+	if (u->listener)
+		return err_set(e, -EBUSY, "this instance listens already; open another one");
+	addr_format(name, sizeof name, at);
+	if (rdma_create_id(u->cm, &id, NULL, RDMA_PS_TCP))
+		return err_set(e, errno ? -errno : -EIO, "cannot listen on %s over RDMA: %s", name, strerror(errno));
+	if (rdma_bind_addr(id, (struct sockaddr *)&at->sa) || rdma_listen(id, BACKLOG)) {
+		r = errno ? -errno : -EIO;
+		err_set(e, r, "cannot listen on %s over RDMA: %s%s", name, strerror(-r),
+			r == -EADDRINUSE                      ? "; choose another port or stop what listens there"
+			: r == -EADDRNOTAVAIL || r == -ENODEV ? "; choose an address of an RDMA device (`rdma link`)"
+			: r == -EACCES                        ? "; choose a port above 1023"
+							      : "");
+		rdma_destroy_id(id);
+		return r;
+	}
+	u->listener = id;
+	if (bound) {
+		uint16_t port = rdma_get_src_port(id);
+
+		*bound = *at;
+		if (at->sa.sa_family == AF_INET6)
+			bound->in6.sin6_port = port;
+		else
+			bound->in.sin_port = port;
+	}
+	return 0;
+}
+
+/* --- accepting --- */
+
+static int accept_on(struct v_stream *s, const void *reply)
+{
+	struct verbs *u = s->u;
+	uint8_t data[V_REPLY];
+	struct rdma_conn_param p = { .private_data = data,
+				     .private_data_len = V_REPLY,
+				     .responder_resources = 1,
+				     .initiator_depth = 1,
+				     .rnr_retry_count = RNR_RETRIES };
+	struct vgreet g = { .seg = u->seg };
+	struct err e = { 0 };
+	int rc = vs_queue_pair(s, &e);
+
+	if (rc < 0)
+		return rc;
+	g.credits = (uint16_t)s->granted;
+	g.mtu = cm_mtu(u, path_mtu(s));
+	s->owed = 0;
+	memcpy(data, reply, BE_PREAMBLE);
+	vgreet_put(data + BE_PREAMBLE, &g);
+	p.qp_num = s->qp->qp_num;
+	p.srq = s->dom->srq != NULL;
+	addresses(s);
+	rc = qp_start(s, g.mtu);
+	if (rc == 0 && rdma_accept(s->id, &p))
+		rc = errno ? -errno : -EIO;
+	return rc;
+}
+
+int v_accept(struct be *be, struct be_request *r, const void *reply, uint32_t domain, uint64_t cookie, be_stream *out)
+{
+	struct verbs *u = verbs_of(be);
+	struct rdma_cm_id *id = r->id;
+	struct v_stream *s;
+	int rc;
+
+	request_return(r);
+	s = vs_new(u, V_ACCEPTING, domain, cookie);
+	if (!s) {
+		refuse(id);
+		return -ENOSPC;
+	}
+	if (id->channel != u->cm && rdma_migrate_id(id, u->cm)) {
+		rc = errno ? -errno : -EIO;
+		refuse(id);
+		vs_free(s);
+		return rc;
+	}
+	id->context = s;
+	s->id = id;
+	rc = accept_on(s, reply);
+	if (rc < 0) {
+		rdma_reject(id, NULL, 0);
+		vs_free(s);
+		return rc;
+	}
+	u->look = true;
+	metric_add(&be->counters.streams_opened, 1);
+	*out = vs_name(s);
+	return 0;
+}
+
+void v_reject(struct be *be, struct be_request *r, const void *reply)
+{
+	struct rdma_cm_id *id = r->id;
+	uint8_t data[V_REPLY];
+
+	(void)be;
+	request_return(r);
+	if (!reply) {
+		refuse(id);
+		return;
+	}
+	memcpy(data, reply, BE_PREAMBLE);
+	vgreet_put(data + BE_PREAMBLE,
+		   &(struct vgreet){ .seg = VGREET_SEG_MIN, .credits = VGREET_CREDITS_MIN, .mtu = 1 });
+	rdma_reject(id, data, V_REPLY);
+	rdma_destroy_id(id);
+}
+
+/* --- events --- */
+
+static bool next_event(struct verbs *u, struct cm_event *out)
+{
+	struct rdma_cm_event *ev;
+
+	if (rdma_get_cm_event(u->cm, &ev))
+		return false;
+	*out = (struct cm_event){ .type = ev->event, .status = ev->status, .id = ev->id, .listener = ev->listen_id };
+	if (ev->param.conn.private_data && ev->event != RDMA_CM_EVENT_DISCONNECTED) {
+		out->len = min_u64(ev->param.conn.private_data_len, sizeof out->data);
+		memcpy(out->data, ev->param.conn.private_data, out->len);
+	}
+	rdma_ack_cm_event(ev);
+	return true;
+}
+
+void cm_events(struct verbs *u)
+{
+	struct cm_event ev;
+
+	while (next_event(u, &ev)) {
+		if (ev.type == RDMA_CM_EVENT_CONNECT_REQUEST)
+			request_new(u, &ev);
+		else if (ev.id->context)
+			stream_event(ev.id->context, &ev);
+	}
+}
