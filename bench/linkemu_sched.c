@@ -105,7 +105,7 @@ static int resize(struct packets *r, uint32_t size)
 	v = calloc(size, sizeof(*v));
 	if (!v)
 		return -ENOMEM;
-	for (uint64_t i = r->head; i < r->tail; i++)
+	for (uint64_t i = r->head; r->v && i < r->tail; i++)
 		v[i & (size - 1)] = r->v[i & r->mask];
 	free(r->v);
 	r->v = v;
