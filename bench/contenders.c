@@ -70,10 +70,10 @@ static int parse(char *text, const char *program, json_t **out, struct err *e)
 	return 0;
 }
 
-static int run_json(const struct command_line *c, json_t **out, struct err *e)
+static int run_json(const struct command_line *c, unsigned timeout_s, json_t **out, struct err *e)
 {
 	struct proc_end end = { 0 };
-	int rc = proc_run(c, NULL, NULL, RUN_TIMEOUT_S, &end, e);
+	int rc = proc_run(c, NULL, NULL, timeout_s, &end, e);
 
 	return rc < 0 ? rc : parse(end.out, c->argv[0], out, e);
 }
@@ -88,7 +88,7 @@ int run_dwcp(const struct lab *lab, const struct contender *c, json_t **result, 
 	if (c->streams)
 		command_add(&cmd, "--streams=%u", c->streams);
 	command_words(&cmd, c->args);
-	rc = run_json(&cmd, result, e);
+	rc = run_json(&cmd, RUN_TIMEOUT_S, result, e);
 	if (rc < 0)
 		return rc;
 	if (!json_is_true(json_object_get(*result, "verified"))) {
@@ -107,7 +107,7 @@ int run_rawloop(const struct lab *lab, const struct contender *c, json_t **resul
 	command_add(&cmd, "--json");
 	command_add(&cmd, "--streams=%u", c->streams);
 	command_words(&cmd, c->args);
-	return run_json(&cmd, result, e);
+	return run_json(&cmd, RUN_TIMEOUT_S, result, e);
 }
 
 /* Its results are of a schema of its own; we need one number. */
@@ -123,12 +123,22 @@ static int read_iperf3(json_t *theirs, json_t **result, struct err *e)
 	return *result ? 0 : err_set(e, -ENOMEM, "no memory");
 }
 
+int iperf3_result(const struct command_line *client, unsigned timeout_s, json_t **result, struct err *e)
+{
+	json_t *theirs = NULL;
+	int rc = run_json(client, timeout_s, &theirs, e);
+
+	if (rc >= 0)
+		rc = read_iperf3(theirs, result, e);
+	json_decref(theirs);
+	return rc;
+}
+
 int run_iperf3(const struct lab *lab, const struct contender *c, json_t **result, struct err *e)
 {
 	struct command_line server = { .n = 0 }, client = { .n = 0 };
 	int port = free_port(), rc;
 	struct proc p;
-	json_t *theirs = NULL;
 
 	command_add(&server, "iperf3");
 	command_words(&server, "-s -1 -B 127.0.0.1 -p");
@@ -146,10 +156,7 @@ int run_iperf3(const struct lab *lab, const struct contender *c, json_t **result
 		return rc;
 	rc = wait_port(port, e);
 	if (rc >= 0)
-		rc = run_json(&client, &theirs, e);
-	if (rc >= 0)
-		rc = read_iperf3(theirs, result, e);
+		rc = iperf3_result(&client, RUN_TIMEOUT_S, result, e);
 	proc_stop(&p);
-	json_decref(theirs);
 	return rc;
 }

@@ -21,8 +21,8 @@ int link_ctl_accept(int listening, json_t **request);
 /* Answers and takes the reference; fd >= 0 goes with it. The connection stays open. */
 void link_ctl_answer(int conn, json_t *answer, int fd);
 
-/* Asks the link of this name and waits for the answer; *fd (may be NULL) is what came with it, or -1. Takes the
+/* Asks the link of this name and waits for the answer; *passed (may be NULL) is what came with it, or -1. Takes the
  * request's reference. An error that the link answers is this function's. */
-int link_ctl_ask(const char *name, json_t *request, json_t **answer, int *fd, struct err *e);
+int link_ctl_ask(const char *name, json_t *request, json_t **answer, int *passed, struct err *e);
 
 #endif

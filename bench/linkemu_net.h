@@ -28,6 +28,6 @@ int link_end_mtu(const struct link_end *end, uint32_t mtu, struct err *e);
 uint64_t link_end_dropped(const struct link_end *end);
 
 /* Ends every process that is in one of the namespaces, asking first; returns how many there were. */
-unsigned link_end_processes(const int ns[2]);
+unsigned link_end_processes(const int fds[2]);
 
 #endif

@@ -49,12 +49,12 @@ struct link_opts {
 #define LINK_GROUPS 4
 void link_groups(struct link_opts *o, struct opt_group groups[LINK_GROUPS]);
 
-/* Defaults, then the profile (a name of configs/links, a file, or NULL), then what `o` was given. */
-int link_settings_make(struct link_settings *s, const char *profile, const struct link_opts *o, struct err *e);
+/* Defaults, then the profile (a name of configs/links, a file, or NULL), then what was given. */
+int link_settings_make(struct link_settings *s, const char *profile, const struct link_opts *given, struct err *e);
 /* [{"name", "about", "file"}] */
 json_t *link_profiles(void);
-/* What `o` was given, on top of what is there. */
-int link_settings_apply(struct link_settings *s, const struct link_opts *o, struct err *e);
+/* What was given, on top of what is there. */
+int link_settings_apply(struct link_settings *s, const struct link_opts *given, struct err *e);
 
 /* The scheduler's parameters of both directions; loads the traces, which are the caller's to free. */
 int link_settings_params(const struct link_settings *s, struct link_params params[2], struct link_trace *traces[2],
@@ -62,7 +62,7 @@ int link_settings_params(const struct link_settings *s, struct link_params param
 
 /* As one process tells another: every row by its name, raw. Reading refuses what is out of a row's range. */
 json_t *link_settings_json(const struct link_settings *s);
-int link_settings_read(struct link_settings *s, const json_t *obj, struct err *e);
+int link_settings_read(struct link_settings *out, const json_t *obj, struct err *e);
 
 /* As scripts read it: units in the names. */
 json_t *link_direction_json(const struct link_dir_opts *d);

@@ -12,7 +12,7 @@
 
 #define RING_MIN 4096u
 #define RING_MAX (1u << 20)
-#define PACKET_TYPICAL 512 /* bytes; a ring has room for packets of this size at least */
+#define PACKET_TYPICAL 512  /* bytes; a ring has room for packets of this size at least */
 #define RATE_UNLIMITED 10e9 /* what an unlimited link is taken for when room is planned */
 #define WANDER_CORNERS 4    /* × jitter between two corners: packets never come closer than at 2 × the rate */
 #define JITTER_SALT 0x6a69747465720000ull
@@ -105,7 +105,7 @@ static int resize(struct packets *r, uint32_t size)
 	v = calloc(size, sizeof(*v));
 	if (!v)
 		return -ENOMEM;
-	for (uint64_t i = r->head; i < r->tail; i++)
+	for (uint64_t i = r->head; r->v && i < r->tail; i++)
 		v[i & (size - 1)] = r->v[i & r->mask];
 	free(r->v);
 	r->v = v;

@@ -22,6 +22,7 @@ static const struct {
 	{ "sizes", "4 KB to 16 MB: rate, latency, copies", table_sizes },
 	{ "setup", "how long a session takes to begin", table_setup },
 	{ "files", "file to file against cp and tar | socat", table_files },
+	{ "links", "1 to 512 streams over emulated links against iperf3", table_links },
 	{ "migrate", "running guests between two processes", table_migrate },
 	{ "tracking", "what dirty tracking costs a guest", table_tracking },
 	{ "cost", "allocations, locks and system calls per chunk", table_cost },
@@ -38,7 +39,7 @@ static const struct {
 };
 
 struct suite_opts {
-	char dwcp[4096], dir[4096], only[256];
+	char dwcp[4096], dir[4096], only[256], links[256];
 	uint32_t rounds;
 	bool quick, check;
 	uint64_t run_ns, region, file_size, quiet_ns;
@@ -56,6 +57,13 @@ static const struct opt rows[] = {
 	  .max = ROOM(only),
 	  .unit = "LIST",
 	  .help = "tables to run, separated by commas" },
+	{ .name = "links",
+	  .type = OPT_STR,
+	  .offset = FIELD(links),
+	  .def = "local_network,simulated_internet,poor_network,metro,transatlantic",
+	  .max = ROOM(links),
+	  .unit = "LIST",
+	  .help = "profiles of the table `links`" },
 	{ .name = "rounds",
 	  .letter = 'n',
 	  .type = OPT_U32,
@@ -308,6 +316,7 @@ int main(int argc, char **argv)
 	}
 	lab.rounds = o.rounds ? o.rounds : o.quick ? 3 : 5;
 	lab.seconds = o.run_ns ? (double)o.run_ns / 1e9 : o.quick ? 1 : 2;
+	snprintf(lab.links, sizeof(lab.links), "%s", o.links);
 	lab.region = o.region;
 	lab.file_size = o.file_size;
 	snprintf(lab.images, sizeof(lab.images), "%s", o.images);

@@ -110,7 +110,7 @@ int scenario_run(struct lab *lab, const char *what, struct contender *c, size_t 
 			busy * 100);
 	for (size_t i = 0; i < n; i++)
 		c[i].runs = json_array();
-	for (unsigned round = 0; round <= rounds; round++) {
+	for (unsigned round = lab->cold_start; round <= rounds; round++) {
 		for (size_t i = 0; i < n; i++) {
 			json_t *result = NULL;
 			struct err why = { 0 };

@@ -21,6 +21,8 @@ struct lab {
 	double seconds;     /* one timed run */
 	uint64_t region;    /* cold memory */
 	uint64_t file_size; /* files */
+	char links[256];    /* profiles of emulated links, separated by commas */
+	bool cold_start;    /* contenders do not run once before */
 	char images[4096];  /* folder of guests' memory */
 	double busiest;     /* other programs' share of the CPUs before any section, 0..1 */
 	json_t *report;
@@ -52,6 +54,8 @@ const struct contender *scenario_best(const struct contender *c, size_t n, const
 int run_dwcp(const struct lab *lab, const struct contender *c, json_t **result, struct err *e);    /* benchmark amst */
 int run_rawloop(const struct lab *lab, const struct contender *c, json_t **result, struct err *e); /* the yardstick */
 int run_iperf3(const struct lab *lab, const struct contender *c, json_t **result, struct err *e);
+/* Runs an iperf3 client (with -J) and gives {"gbytes_per_s", "version"}. */
+int iperf3_result(const struct command_line *client, unsigned timeout_s, json_t **result, struct err *e);
 
 /* A port of loopback that is free now. */
 int free_port(void);

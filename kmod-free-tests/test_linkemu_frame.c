@@ -112,7 +112,7 @@ static void check_piece(const struct frame *f, bool v6, uint32_t first, uint32_t
 	bool last = first + n == f->packets;
 	struct frame_headers h;
 	struct iovec iov[2];
-	uint8_t whole[FRAME_DATA_MAX], expected[FRAME_DATA_MAX];
+	uint8_t whole[FRAME_DATA_MAX] = { 0 }, expected[FRAME_DATA_MAX];
 	uint8_t *ip = whole + FRAME_VNET, *tcp = ip + ip_len;
 	struct virtio_net_hdr v;
 	size_t used = 0;
