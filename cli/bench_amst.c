@@ -214,8 +214,8 @@ int cmd_benchmark_amst(int argc, char **argv)
 		cmd_output_group(&output),
 	};
 	static struct transfer_flight flight;
-	struct transfer t = { .flight = &flight };
 	static const struct link_opts nothing;
+	struct transfer t = { .flight = &flight };
 	struct bench_link link = { .name = "" };
 	struct bench_amst b = { .opts = &opts, .transfer = &t, .link = &link };
 	struct err e = { 0 };
