@@ -22,6 +22,8 @@ static const struct {
 	{ "sizes", "4 KB to 16 MB: rate, latency, copies", table_sizes },
 	{ "setup", "how long a session takes to begin", table_setup },
 	{ "files", "file to file against cp and tar | socat", table_files },
+	{ "migrate", "running guests between two processes", table_migrate },
+	{ "tracking", "what dirty tracking costs a guest", table_tracking },
 	{ "cost", "allocations, locks and system calls per chunk", table_cost },
 	{ "tune_sim", "the search for streams against a sweep, simulated", table_tune_sim },
 	{ "modes", "mode detection against the truth", table_modes },
