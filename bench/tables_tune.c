@@ -315,7 +315,7 @@ int table_tune_local(struct lab *lab, struct err *e)
 
 int table_tune_internet(struct lab *lab, struct err *e)
 {
-	return tune_table(lab, "simulated_internet", "--probe=1s --most-streams=32 --workers=1", e);
+	return tune_table(lab, "simulated_internet", "--probe=2s --most-streams=32 --workers=1", e);
 }
 
 int table_tune_poor(struct lab *lab, struct err *e)

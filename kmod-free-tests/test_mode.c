@@ -249,7 +249,10 @@ static void test_any_history(void **state)
 						  uniform(&rng) < 0.5 ? 0 : 0.02 * uniform(&rng));
 
 			if (rng_next(&rng) % 10 == 0)
-				memset(&s, (int)rng_next(&rng), sizeof(s));
+				s = (struct mode_seen){ .rtt_ns = rng_next(&rng),
+							.bps = -uniform(&rng),
+							.bps_at_least = rng_next(&rng) % 2,
+							.loss = rng_next(&rng) % 2 ? NAN : 1e300 };
 			t += rng_next(&rng) % (20 * NS_PER_S);
 			if (rng_next(&rng) % 100 == 0)
 				t += rng_next(&rng) % (3600 * NS_PER_S);

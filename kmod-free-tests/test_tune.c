@@ -115,6 +115,24 @@ static void test_start_is_cut_off(void **state)
 	assert_true(tune_best(&t)->error > 0 && tune_best(&t)->error < 2e6);
 }
 
+/* A thread that was late: one long look, then a hasty one with what had piled up. The rate is what moved by time. */
+static void test_late_looks(void **state)
+{
+	struct tune_meter m;
+
+	(void)state;
+	tune_meter_reset(&m);
+	for (int i = 0; i < 40; i++) {
+		struct pilot_seen slow = { .ns = 1000 * NS_PER_MS, .bytes = 80000000, .rtt_ns = NS_PER_MS };
+		struct pilot_seen hasty = { .ns = NS_PER_MS, .bytes = 20000000, .rtt_ns = NS_PER_MS };
+
+		tune_meter_add(&m, &slow);
+		tune_meter_add(&m, &hasty);
+	}
+	assert_true(fabs(tune_estimate_of(&m).rate / 1e8 - 1) < 0.25);
+	assert_true(m.n > 0 && m.n < TUNE_SLICES);
+}
+
 static void test_better(void **state)
 {
 	static const struct {
@@ -317,6 +335,7 @@ int main(void)
 		cmocka_unit_test(test_profiles),
 		cmocka_unit_test(test_repeats),
 		cmocka_unit_test(test_start_is_cut_off),
+		cmocka_unit_test(test_late_looks),
 		cmocka_unit_test(test_better),
 		cmocka_unit_test(test_impossible),
 		cmocka_unit_test(test_any),

@@ -216,6 +216,7 @@ void pilot_sampled(struct client *c)
 	if (!c->sight.on || !c->sight.asked)
 		return;
 	c->sight.asked = false;
+	c->sight.next_ns = conn_now(c) + LOOK_NS; /* a late answer is not followed by a hasty one */
 	view_paths(c, &v);
 	if (!look(c, &v, &seen))
 		return;

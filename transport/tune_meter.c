@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #include "transport/tune_meter.h"
 
+#include "base/clock.h"
 #include "base/util.h"
 #include <math.h>
 
+#define SLICE (100 * NS_PER_MS)
+#define SLICE_LEAST (80 * NS_PER_MS)
 #define BATCHES_LEAST 8 /* of what is left after the start is cut off */
 
 void tune_meter_reset(struct tune_meter *m)
@@ -21,6 +24,8 @@ static void halve(struct tune_meter *m)
 
 void tune_meter_add(struct tune_meter *m, const struct pilot_seen *s)
 {
+	uint64_t times;
+
 	m->ns += s->ns;
 	m->bytes += s->bytes;
 	m->segments += s->segments;
@@ -28,15 +33,19 @@ void tune_meter_add(struct tune_meter *m, const struct pilot_seen *s)
 	m->rtt_ns = s->rtt_ns ? s->rtt_ns : m->rtt_ns;
 	if (s->rtt_least_ns)
 		m->rtt_least_ns = s->rtt_least_ns;
-	m->part += (double)s->bytes * 1e9 / (double)s->ns;
-	if (++m->part_n < m->per_slice)
+	m->part_bytes += s->bytes;
+	m->part_ns += s->ns;
+	if (m->part_ns < m->per_slice * SLICE_LEAST)
 		return;
-	m->v[m->n++] = m->part / m->part_n;
-	m->part = 0;
-	m->part_n = 0;
+	/* Looks that came late and then close together are one: rates count by time. */
+	times = min_u64(max_u64(m->part_ns / (m->per_slice * SLICE), 1), TUNE_SLICES / 4);
+	for (unsigned scale = m->per_slice; times && scale == m->per_slice; times--) {
+		m->v[m->n++] = (double)m->part_bytes * 1e9 / (double)m->part_ns;
+		if (m->n == TUNE_SLICES)
+			halve(m);
+	}
 	m->slice_ns = m->ns / m->n;
-	if (m->n == TUNE_SLICES)
-		halve(m);
+	m->part_bytes = m->part_ns = 0;
 }
 
 static double mean_of(const double *v, unsigned n)

@@ -16,8 +16,8 @@
 /* Rates of one probe, evenly spaced; two become one when there is no room. */
 struct tune_meter {
 	double v[TUNE_SLICES];
-	unsigned n, per_slice, part_n;
-	double part;
+	unsigned n, per_slice; /* per_slice: of 100 ms each */
+	uint64_t part_bytes, part_ns;
 	uint64_t ns, bytes, segments, lost, rtt_ns, rtt_least_ns, slice_ns, wait_ns;
 };
 
