@@ -185,7 +185,7 @@ static int run(struct bench_amst *b, struct transfer *t, const char *json)
 	if (b->opts->link[0])
 		rc = bench_link_up(b->link, &e);
 	if (rc >= 0 && b->result.own_peer) {
-		rc = bench_peer_start(&peer, t, b->link, memory, &e);
+		rc = bench_peer_start(&peer, t, b->link, memory, false, &e);
 		t->peer[0] = peer.addr;
 		addr_format(t->target, sizeof(t->target), &peer.addr);
 	}
@@ -210,6 +210,7 @@ int cmd_benchmark_amst(int argc, char **argv)
 		{ .name = "benchmark", .help = "Benchmark", .rows = rows, .n = ARRAY_LEN(rows), .base = &opts },
 		transfer_group(&transfer_opts),
 		transfer_tcp_group(&transfer_opts.tcp),
+		transfer_rdma_group(&transfer_opts.rdma),
 		transfer_compress_group(&transfer_opts),
 		cmd_output_group(&output),
 	};
