@@ -199,14 +199,14 @@ serve() { # host [options]: a server with an empty /tmp/store, named `server`; i
 	shift
 	on "$host" mkdir -p /tmp/store
 	bg "$host" server dwcp serve -v --listen "$(addr_of "$host"):7411" --store /tmp/store "$@"
-	bg_log "$host" server 'listening on' 30 || {
+	bg_log "$host" server 'listening on' 60 || {
 		on "$host" cat /tmp/server.log
 		fail "the server did not start"
 	}
 }
 served() { # host: ends the server and sees that it ends well
 	bg_kill "$1" server
-	bg_wait "$1" server 20 || {
+	bg_wait "$1" server 60 || {
 		local rc=$?
 		on "$1" cat /tmp/server.log
 		fail "the server ended with status $rc"
