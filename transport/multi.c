@@ -577,7 +577,7 @@ static void wait_for_all(struct multi *m, uint64_t timeout_ns)
 static void multi_wait(struct be *be, uint64_t timeout_ns)
 {
 	struct multi *m = multi_of(be);
-	struct way *only = NULL;
+	struct way *only = m->ways;
 	unsigned used = 0;
 
 	for (unsigned i = 0; i < m->n; i++)
@@ -585,8 +585,8 @@ static void multi_wait(struct be *be, uint64_t timeout_ns)
 			only = &m->ways[i];
 			used++;
 		}
-	for (unsigned i = m->n; i-- && !only;)
-		only = m->ways[i].be ? &m->ways[i] : NULL;
+	for (unsigned i = 0; i < m->n && !used; i++)
+		only = m->ways[i].be ? &m->ways[i] : only;
 	if (used > 1)
 		wait_for_all(m, timeout_ns);
 	else
