@@ -25,6 +25,13 @@ static inline bool bitmap_test(const uint64_t *map, uint64_t bit)
 	return __atomic_load_n(&map[bit >> 6], __ATOMIC_ACQUIRE) >> (bit & 63) & 1;
 }
 
+/* Sets the bits [first, first + n). Each word at once, not all of them together. */
+void bitmap_set_run(uint64_t *map, uint64_t first, uint64_t n);
+
+/* The first run of set bits at or after `from` among the first `bits`: its start, and its length in *n. Returns `bits`
+ * when there is none. Not atomic as a whole. */
+uint64_t bitmap_next_run(const uint64_t *map, uint64_t bits, uint64_t from, uint64_t *n);
+
 /* Number of set bits among the first `bits`. Not atomic as a whole. */
 uint64_t bitmap_count(const uint64_t *map, uint64_t bits);
 

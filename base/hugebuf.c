@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "base/hugebuf.h"
 #include "base/opt.h"
+#include "base/thread.h"
+#include "base/util.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -12,6 +14,7 @@
 #include <unistd.h>
 
 #define HUGE_PAGE ((size_t)2 << 20)
+#define PREFAULT_THREADS_MAX 16
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
@@ -145,6 +148,46 @@ int hugebuf_alloc(struct hugebuf *b, size_t len, bool prefault, struct err *e)
 			       format_size(size, sizeof size, len), strerror(-rc));
 	*b = new;
 	return 0;
+}
+
+struct slice {
+	uint8_t *addr;
+	size_t len, page;
+	int rc;
+	pthread_t thread;
+	bool started;
+};
+
+static void *populate_slice(void *arg)
+{
+	struct slice *s = arg;
+
+	s->rc = populate(s->addr, s->len, s->page);
+	return NULL;
+}
+
+int hugebuf_prefault(struct hugebuf *b, unsigned threads, struct err *e)
+{
+	struct slice s[PREFAULT_THREADS_MAX];
+	size_t n = threads > PREFAULT_THREADS_MAX ? PREFAULT_THREADS_MAX : threads ? threads : 1;
+	size_t each = (b->mapped / n + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1), at = 0;
+	size_t page = b->kind == HUGE_TLB ? HUGE_PAGE : (size_t)sysconf(_SC_PAGESIZE);
+	int rc = 0;
+
+	for (size_t i = 0; i < n; i++, at += s[i - 1].len) {
+		s[i] = (struct slice){ .addr = (uint8_t *)b->addr + at, .page = page };
+		s[i].len = i + 1 < n ? (size_t)min_u64(each, b->mapped - at) : b->mapped - at;
+		s[i].started = i && s[i].len && thread_start(&s[i].thread, "dwcp-prefault", populate_slice, &s[i]) == 0;
+	}
+	for (size_t i = 0; i < n; i++) {
+		if (s[i].started)
+			pthread_join(s[i].thread, NULL);
+		else if (s[i].len)
+			populate_slice(&s[i]);
+		rc = rc ? rc : s[i].rc;
+	}
+	return rc ? err_set(e, rc, "touching a buffer's memory: %s; free memory or use a smaller size", strerror(-rc))
+		  : 0;
 }
 
 void hugebuf_free(struct hugebuf *b)

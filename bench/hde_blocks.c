@@ -106,7 +106,7 @@ static int try_choice(struct codec_ctx *ctx, const struct sel_choice *c, const u
 	return 0;
 }
 
-static double time_selection(struct hb_block *b, const uint8_t *raw, uint32_t n, const struct selector *s)
+static double time_selection(struct hb_block *b, const uint8_t *raw, uint32_t n, struct selector *s)
 {
 	double ns[TRIES];
 

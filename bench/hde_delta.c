@@ -114,7 +114,7 @@ static int first_round(struct pair *p, const struct memory *base)
 
 		rc = pass(p, &b, p->units.out.addr, &len);
 		if (rc >= 0)
-			rc = hde_decode(p->dec, 0, 0, b.first, b.bytes, p->units.out.addr, len, NULL);
+			rc = hde_decode(p->dec, 0, 0, b.first * HDE_PAGE, b.bytes, p->units.out.addr, len, NULL);
 	}
 	return rc;
 }

@@ -231,12 +231,12 @@ static int hde_decode_all(struct hde_dec *dec, const uint8_t *data, uint64_t byt
 		struct hde_batch b = batch_of(data, bytes, u->unit, i);
 
 		if (u->len[i]) {
-			rc = hde_decode(dec, 0, 0, b.first, b.bytes, hb_unit_out(u, i), u->len[i], &why);
+			rc = hde_decode(dec, 0, 0, b.first * HDE_PAGE, b.bytes, hb_unit_out(u, i), u->len[i], &why);
 			if (rc < 0)
 				hb_refused(r, i, &why, e);
 		} else {
 			memcpy(to + i * u->unit, b.data, b.bytes);
-			hde_dec_put(dec, 0, b.first, b.bytes);
+			hde_dec_put(dec, 0, b.first * HDE_PAGE, b.bytes);
 		}
 	}
 	return rc;

@@ -37,9 +37,10 @@ static int encode_unit(struct crew *c, unsigned worker, const struct hde_batch *
 static int decode_unit(struct crew *c, unsigned worker, const struct hde_batch *b, uint64_t i)
 {
 	if (c->u->len[i])
-		return hde_decode(c->dec, worker, 0, b->first, b->bytes, hb_unit_out(c->u, i), c->u->len[i], NULL);
+		return hde_decode(c->dec, worker, 0, b->first * HDE_PAGE, b->bytes, hb_unit_out(c->u, i), c->u->len[i],
+				  NULL);
 	memcpy(c->to + b->first * HDE_PAGE, b->data, b->bytes);
-	hde_dec_put(c->dec, worker, b->first, b->bytes);
+	hde_dec_put(c->dec, worker, b->first * HDE_PAGE, b->bytes);
 	return 0;
 }
 

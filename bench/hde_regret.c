@@ -115,23 +115,26 @@ static double fixed_plan(const struct study *s, unsigned c)
 	return longest(sum);
 }
 
+/* The blocks that were tried stand for all of the image: the selector goes over them as often as that. */
 static double selector_plan(const struct study *s, const struct sel_model *model)
 {
 	const struct sel_cost cost = { .cpu = s->cpus, .link_bytes_per_s = s->link_bits / 8, .receiver = s->cpus };
+	const uint64_t turns = max_u64(1, s->blocks->seen / max_u64(1, s->blocks->n));
 	struct work sum = { 0 };
 	struct selector sel;
 
 	sel_init(&sel, model, &cost);
-	for (size_t i = 0; i < s->blocks->n; i++) {
-		const struct hb_block *b = &s->blocks->v[i];
-		unsigned c = sel_choose(&sel, &b->features, b->n, NULL);
+	for (uint64_t i = 0; i < turns * s->blocks->n; i++) {
+		const struct hb_block *b = &s->blocks->v[i % s->blocks->n];
+		bool look = sel_look(&sel);
+		unsigned c = look ? sel_choose(&sel, &b->features, b->n, NULL) : 0;
 
-		sel_learn(&sel, &b->features, b->n, c, b->choice[c].size, (uint64_t)b->choice[c].encode_ns,
-			  (uint64_t)b->choice[c].decode_ns);
+		sel_learn(&sel, look ? &b->features : NULL, b->n, c, b->choice[c].size,
+			  (uint64_t)b->choice[c].encode_ns, (uint64_t)b->choice[c].decode_ns);
 		add(&sum, work_of(b, c, s->link_bits, s->cpus));
-		sum.encode += b->select_ns / 1e9 / s->cpus;
+		sum.encode += look ? b->select_ns / 1e9 / s->cpus : 0;
 	}
-	return longest(sum);
+	return longest(sum) / (double)turns;
 }
 
 void hb_regret(const struct hb_blocks *b, const struct sel_model *model, double link_bits, double cpus,

@@ -3,7 +3,8 @@
 #
 # Measures on this machine what docs/RESULTS.md reports, about 20 minutes; prints tables, and leaves them in
 # build/bench/results.md and results.json. Options (--quick, --only=cold,files, --check …): see `bench/run.sh --help`;
-# from make: `make bench BENCH_ARGS=--quick`. `--record` puts the tables into docs/RESULTS.md, between their markers.
+# from make: `make bench BENCH_ARGS=--quick`. `--record` puts the tables into docs/RESULTS.md, between their markers; with
+# --only=hde,hde-scan,hde-suite,hde-selector those of compression.
 # Exit status: 0 measured, 1 a run failed, 2 wrong usage, 3 --check and a target is missed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,9 +18,11 @@ if [[ ! -x $suite ]]; then
 fi
 
 record=false
+part=transport
 args=()
 for arg in "$@"; do
 	if [[ $arg == --record ]]; then record=true; else args+=("$arg"); fi
+	if [[ $arg == --only=hde* ]]; then part=compression; fi
 done
 
 mkdir -p "$out"
@@ -45,10 +48,10 @@ pid=
 
 # Replaces what is between the markers; the rest of the file is written by hand.
 record_in() {
-	awk -v from="$2" '
-		/^<!-- end of transport -->$/ { skip = 0 }
+	awk -v from="$2" -v part="$part" '
+		$0 == "<!-- end of " part " -->" { skip = 0 }
 		!skip { print }
-		/^<!-- transport: written by bench\/run.sh --record -->$/ {
+		$0 == "<!-- " part ": written by bench/run.sh --record -->" {
 			print ""
 			while ((getline line <from) > 0) print line
 			skip = 1

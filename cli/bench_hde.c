@@ -29,12 +29,13 @@ static const struct cmd_usage usage = {
 		"compared. The memory is an image of a guest (--input; bench/image.sh makes some), or synthetic: 60 % zeros, "
 		"30 % text, 10 % random. With --base the pages that changed since an older image are measured as well. --oracle "
 		"tries every choice of the selector on the blocks of the images and tells how far it was from the best "
-		"plan; --train makes the selector's model from them. Speeds are CPU time of one thread; MB are 10^6 bytes.",
-	.examples = "  dwcp benchmark hde --data-size=100MB --algorithms=all --iterations=50\n"
-		    "  dwcp benchmark hde --input=redis-2.1.img --base=redis-2.0.img --json=result.json\n"
-		    "  dwcp benchmark hde --suite\n"
-		    "  dwcp benchmark hde --oracle sqlite-4.0.img python-5.0.img\n"
-		    "  dwcp benchmark hde --train=compress/select_model.c mixed-1.0.img redis-2.0.img gcc-3.0.img\n",
+		"plan; --train makes the selector's model from them; the image `synthetic` is 64 MB of synthetic memory. Speeds are CPU time of one thread; MB are 10^6 bytes.",
+	.examples =
+		"  dwcp benchmark hde --data-size=100MB --algorithms=all --iterations=50\n"
+		"  dwcp benchmark hde --input=redis-2.1.img --base=redis-2.0.img --json=result.json\n"
+		"  dwcp benchmark hde --suite\n"
+		"  dwcp benchmark hde --oracle sqlite-4.0.img python-5.0.img\n"
+		"  dwcp benchmark hde --train=compress/select_model.c mixed-1.0.img redis-2.0.img gcc-3.0.img synthetic\n",
 };
 
 #define FIELD(f) offsetof(struct bench_hde_opts, f)
@@ -260,7 +261,8 @@ static int measure_blocks(struct run *r, struct hb_blocks *images, struct err *e
 	for (size_t i = 0; i < r->n_images && rc >= 0; i++) {
 		struct memory m = { 0 };
 
-		rc = memory_load(&m, r->images[i], r->o->data_size, e);
+		rc = strcmp(r->images[i], "synthetic") ? memory_load(&m, r->images[i], r->o->data_size, e)
+						       : memory_make(&m, MEMORY_VM, 64u << 20, 2, e);
 		if (rc < 0)
 			break;
 		r->done = 0;
@@ -377,6 +379,8 @@ static int finish(struct run *r, int rc, const char *json, const struct err *why
 	if (strcmp(json, "-") != 0)
 		for (size_t i = 0; i < json_array_size(sections); i++)
 			report_print_section(json_array_get(sections, i), stdout);
+	if (strcmp(json, "-") != 0 && (r->o->oracle || r->o->train[0]) && rc >= 0)
+		report_print_targets(r->report, stdout);
 	if (*json && json_array_size(sections) && json_write(r->report, json, &e) < 0)
 		status = cmd_fail(usage.name, &e);
 	if (status == CMD_OK && r->o->check && report_missed(r->report)) {

@@ -2,6 +2,7 @@
 #include "cli/bench_peer.h"
 #include "base/log.h"
 #include "cli/cmd.h"
+#include "migrate/dest.h"
 #include "transport/server.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -16,6 +17,7 @@
 #define START_WAIT_MS 20000
 #define END_WAIT_MS 3000
 #define END_STEP_MS 5
+#define SESSIONS_OF_GUESTS 4 /* one that was lost after START is asked for in another */
 
 /* What the child says when it is ready, or cannot be; less than a pipe takes at once. */
 struct hello {
@@ -25,17 +27,18 @@ struct hello {
 };
 
 static int open_server(struct server **s, const struct transfer *t, struct bench_link *link, uint64_t memory_max,
-		       struct err *e)
+		       struct dest *d, struct err *e)
 {
 	const struct be_addr loopback = { .len = sizeof(struct sockaddr_in),
 					  .in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) } };
 	struct server_config cfg = {
 		.ops = t->ops,
 		.be_opts = t->be_opts,
-		.listen = link->name[0] ? bench_link_addr() : loopback,
+		.listen = link && link->name[0] ? bench_link_addr() : loopback,
 		.workers = t->workers,
-		.sessions = 1,
+		.sessions = d ? SESSIONS_OF_GUESTS : 1,
 		.memory_max = memory_max,
+		.service = d ? dest_service(d) : (struct service){ .ops = NULL },
 		.cpus = t->cpus.n ? t->cpus.v : NULL,
 		.n_cpus = t->cpus.n,
 		.filters = transfer_filters,
@@ -45,7 +48,7 @@ static int open_server(struct server **s, const struct transfer *t, struct bench
 		.seed = 1,
 	};
 
-	int rc = bench_link_enter(link, LINK_B, e);
+	int rc = link ? bench_link_enter(link, LINK_B, e) : 0;
 
 	return rc < 0 ? rc : server_open(s, &cfg, e);
 }
@@ -61,9 +64,10 @@ static bool session_over(struct server *s)
 }
 
 static __attribute__((noreturn)) void child(int fd, pid_t parent, const struct transfer *t, struct bench_link *link,
-					    uint64_t memory_max)
+					    uint64_t memory_max, bool guests)
 {
 	struct hello h = { 0 };
+	struct dest *d = NULL;
 	struct server *s = NULL;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -71,7 +75,10 @@ static __attribute__((noreturn)) void child(int fd, pid_t parent, const struct t
 		_exit(CMD_FAILED);
 	signal(SIGINT, SIG_IGN); /* the terminal sends it to both; the parent decides */
 	signal(SIGTERM, SIG_DFL);
-	h.rc = open_server(&s, t, link, memory_max, &h.err);
+	if (guests)
+		h.rc = dest_open(&d, &(struct dest_config){ .memory_max = memory_max, .workers = t->workers }, &h.err);
+	if (h.rc == 0)
+		h.rc = open_server(&s, t, link, memory_max, d, &h.err);
 	if (h.rc == 0)
 		h.addr = *server_bound(s);
 	if (write(fd, &h, sizeof(h)) != sizeof(h) || h.rc < 0)
@@ -80,6 +87,7 @@ static __attribute__((noreturn)) void child(int fd, pid_t parent, const struct t
 	while (!session_over(s))
 		server_turn(s, NS_PER_S);
 	server_close(s);
+	dest_close(d);
 	_exit(CMD_OK);
 }
 
@@ -104,7 +112,7 @@ static int hear_hello(int fd, struct hello *h, struct err *e)
 }
 
 int bench_peer_start(struct bench_peer *p, const struct transfer *t, struct bench_link *link, uint64_t memory_max,
-		     struct err *e)
+		     bool guests, struct err *e)
 {
 	struct hello h = { 0 };
 	pid_t parent = getpid();
@@ -116,7 +124,7 @@ int bench_peer_start(struct bench_peer *p, const struct transfer *t, struct benc
 	fflush(NULL);
 	p->pid = fork();
 	if (p->pid == 0)
-		child(fds[1], parent, t, link, memory_max);
+		child(fds[1], parent, t, link, memory_max, guests);
 	rc = p->pid < 0 ? -errno : 0;
 	close(fds[1]);
 	if (rc < 0) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The receiver that a benchmark without --peer starts for itself: a process of
+ * The receiver that a benchmark or migration without --peer starts for itself: a process of
  * its own on loopback, so that both ends are measured apart. It ends with its
  * one session, when told to, and when its parent dies.
  */
@@ -16,9 +16,10 @@ struct bench_peer {
 	struct be_addr addr;
 };
 
-/* Forks: to be called before there are threads. On loopback, or on side B of the link if that is up. */
+/* Forks: to be called before there are threads. On loopback, or on side B of the link if there is one that is up (NULL:
+ * none). guests: it takes migrated guests, too, as `dwcp serve` does. */
 int bench_peer_start(struct bench_peer *p, const struct transfer *t, struct bench_link *link, uint64_t memory_max,
-		     struct err *e);
+		     bool guests, struct err *e);
 /* Any state. done: its session was ended in order, so it ends by itself: waits for that, bounded, then kills it.
  * Otherwise ends it now. */
 void bench_peer_stop(struct bench_peer *p, bool done);

@@ -76,6 +76,8 @@ void cmd_print_common(void);
 int cmd_serve(int argc, char **argv);
 int cmd_send(int argc, char **argv);
 int cmd_backends(int argc, char **argv);
+int cmd_migrate(int argc, char **argv);
+int cmd_guests(int argc, char **argv);
 int cmd_stats(int argc, char **argv);
 int cmd_tune(int argc, char **argv);
 extern const struct command cmd_benchmark_table[];

@@ -4,13 +4,16 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "cli/cmd.h"
+#include "cli/migrate.h"
 #include "cli/prometheus.h"
 #include "cli/stats_socket.h"
 #include "cli/transfer.h"
+#include "migrate/dest.h"
 #include "transport/server.h"
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <unistd.h>
@@ -21,7 +24,8 @@ static const struct cmd_usage usage = {
 	.name = "serve",
 	.operands = "",
 	.about =
-		"Receives what other hosts send: memory regions of benchmarks, and files where --store names a folder. "
+		"Receives what other hosts send: memory regions of benchmarks, migrated guests, which run here from then on, "
+		"and files where --store names a folder. "
 		"Prints `listening on ADDR:PORT` when it is ready, and ends in order on SIGTERM or SIGINT.",
 	.examples = "  dwcp serve --store=/srv/incoming\n"
 		    "  dwcp serve --listen=0.0.0.0:7411 --store=/srv/incoming --metrics=127.0.0.1:9411\n"
@@ -71,7 +75,8 @@ static const struct opt rows[] = {
 	  .type = OPT_BOOL,
 	  .offset = FIELD(once),
 	  .def = "no",
-	  .help = "end after the first session; exit status 1 if that failed, 130 if a signal came before its end" },
+	  .help = "end after the first session, and after the guest that it brought is dropped; exit status 1 if that "
+		  "failed, 130 if a signal came before its end" },
 	{ .name = "sessions",
 	  .type = OPT_U32,
 	  .offset = FIELD(sessions),
@@ -84,7 +89,7 @@ static const struct opt rows[] = {
 	  .offset = FIELD(max_memory),
 	  .def = "auto",
 	  .auto_ok = true,
-	  .help = "most memory for regions, all sessions together; auto: three quarters of the machine's" },
+	  .help = "most memory for regions and guests, all sessions together; auto: three quarters of the machine's" },
 	{ .name = "workers",
 	  .type = OPT_U32,
 	  .offset = FIELD(workers),
@@ -136,6 +141,7 @@ struct serve {
 	struct cpu_plan cpus;
 	struct be_addr listen;
 	struct store *store;
+	struct dest *guests;
 	struct server *server;
 	struct stats_socket *stats;
 	struct prometheus *prometheus;
@@ -211,6 +217,18 @@ static void signals_end(struct serve *s)
 
 /* ---- what others may read ---------------------------------------------------------------------- */
 
+static json_t *guests_json(struct dest *d)
+{
+	struct msg_guest_status *st = calloc(DEST_GUESTS_MAX, sizeof(*st));
+	unsigned n = st ? dest_list(d, st, DEST_GUESTS_MAX) : 0;
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < n && i < DEST_GUESTS_MAX; i++)
+		json_array_append_new(list, guest_json(&st[i]));
+	free(st);
+	return list;
+}
+
 static json_t *describe(void *arg)
 {
 	struct serve *s = arg;
@@ -221,6 +239,7 @@ static json_t *describe(void *arg)
 		return NULL;
 	json_object_set_new(obj, "listen", json_string(addr_format(at, sizeof(at), server_bound(s->server))));
 	json_object_set_new(obj, "backend", json_string(s->ops->name));
+	json_object_set_new(obj, "guests", guests_json(s->guests));
 	json_object_set_new(obj, "release", json_string(cmd_version));
 	json_object_set_new(obj, "pid", json_integer(getpid()));
 	json_object_set_new(obj, "store", s->opts.store[0] ? json_string(s->opts.store) : json_null());
@@ -284,9 +303,17 @@ static int open_metrics(struct serve *s, struct err *e)
 
 /* ---- open, run, close -------------------------------------------------------------------------- */
 
-static uint64_t default_memory(void)
+static unsigned workers(const struct serve *s)
 {
-	return (uint64_t)sysconf(_SC_PHYS_PAGES) / 4 * 3 * (uint64_t)sysconf(_SC_PAGESIZE);
+	return s->opts.workers ? s->opts.workers : (unsigned)min_u64(transfer_cpu_count(), AMST_WORKERS_MAX);
+}
+
+/* auto: three quarters of the machine's. */
+static uint64_t memory_max(const struct serve *s)
+{
+	uint64_t most = (uint64_t)sysconf(_SC_PHYS_PAGES) / 4 * 3 * (uint64_t)sysconf(_SC_PAGESIZE);
+
+	return s->opts.max_memory ? s->opts.max_memory : most;
 }
 
 static int open_server(struct serve *s, struct err *e)
@@ -296,10 +323,11 @@ static int open_server(struct serve *s, struct err *e)
 		.ops = s->ops,
 		.be_opts = s->be_opts,
 		.listen = s->listen,
-		.workers = o->workers ? o->workers : (unsigned)min_u64(transfer_cpu_count(), AMST_WORKERS_MAX),
+		.workers = workers(s),
 		.sessions = o->sessions,
-		.memory_max = o->max_memory ? o->max_memory : default_memory(),
+		.memory_max = memory_max(s),
 		.store = s->store,
+		.service = dest_service(s->guests),
 		.cpus = s->cpus.n ? s->cpus.v : NULL,
 		.n_cpus = s->cpus.n,
 		.filters = transfer_filters,
@@ -323,6 +351,9 @@ static int open_all(struct serve *s, struct err *e)
 	if (s->opts.store[0])
 		rc = store_open(&s->store, s->opts.store, e);
 	if (rc >= 0)
+		rc = dest_open(&s->guests, &(struct dest_config){ .memory_max = memory_max(s), .workers = workers(s) },
+			       e);
+	if (rc >= 0)
 		rc = open_server(s, e);
 	if (rc >= 0)
 		rc = signals_start(s, e);
@@ -342,6 +373,7 @@ static void close_all(struct serve *s)
 	pthread_mutex_unlock(&s->wake_mu);
 	server_close(s->server); /* may take its time: a second signal must be able to cut it short */
 	signals_end(s);
+	dest_close(s->guests);
 	store_close(s->store);
 }
 
@@ -368,7 +400,7 @@ static bool had_one(struct serve *s, bool *failed)
 		return false;
 	server_counters(s->server, &sc, &ac, &bc);
 	*failed = sc.sessions_failed > 0;
-	return sc.sessions_started && !sc.sessions_now;
+	return sc.sessions_started && !sc.sessions_now && !dest_list(s->guests, NULL, 0);
 }
 
 static int run(struct serve *s, struct err *e)

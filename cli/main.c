@@ -14,6 +14,8 @@ static const struct command commands[] = {
 	{ .name = "send", .run = cmd_send, .help = "send files and folders to a server" },
 	{ .name = "benchmark", .sub = cmd_benchmark_table, .help = "measure what this machine and a link can do" },
 	{ .name = "tune", .run = cmd_tune, .help = "find the streams, chunk size and congestion control for a link" },
+	{ .name = "migrate", .run = cmd_migrate, .help = "move a running guest to another process or host" },
+	{ .name = "guests", .run = cmd_guests, .help = "the guests that a server runs, and what is in doubt" },
 	{ .name = "linkemu",
 	  .sub = cmd_linkemu_table,
 	  .help = "two hosts with a bad network in between, on this machine" },

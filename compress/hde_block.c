@@ -39,8 +39,8 @@ static void put_block_head(uint8_t *at, const struct hw_block *h)
 	put_u64(&c, h->sum);
 }
 
-/* What the rule says; the choice's index, or SEL_CHOICES where it was not asked. */
-static unsigned choose(struct batch_enc *x, const void *data, uint32_t n, struct sel_features *f,
+/* What the rule says; the choice's index, or SEL_CHOICES where it was not asked. *looked: f is filled. */
+static unsigned choose(struct batch_enc *x, const void *data, uint32_t n, struct sel_features *f, bool *looked,
 		       struct sel_choice *choice)
 {
 	const struct hde_config *cfg = &x->e->cfg;
@@ -51,6 +51,9 @@ static unsigned choose(struct batch_enc *x, const void *data, uint32_t n, struct
 		*choice = cfg->fixed;
 		return SEL_CHOICES;
 	}
+	*looked = sel_look(&x->w->sel);
+	if (!*looked)
+		return 0;
 	began = clock_now(&clock_mono);
 	sel_features(f, data, n);
 	c = sel_choose(&x->w->sel, f, n, NULL);
@@ -67,12 +70,13 @@ static void append(struct batch_enc *x, struct hw_block *h, const uint8_t *mid, 
 	struct sel_choice choice = { CODEC_RAW, 0 };
 	unsigned c = SEL_CHOICES;
 	struct sel_features f;
+	bool looked = false;
 	uint8_t *head = x->out.p;
 	uint64_t began = 0;
 	size_t len = 0;
 
 	if (h->mid >= TINY && !(random && x->e->cfg.opts.mode != HDE_FIXED))
-		c = choose(x, mid, h->mid, &f, &choice);
+		c = choose(x, mid, h->mid, &f, &looked, &choice);
 	if (base && (choice.codec != CODEC_ZSTD || choice.level < 1))
 		choice = (struct sel_choice){ CODEC_ZSTD, 1 };
 	x->out.p += HW_BLOCK_HEAD;
@@ -87,7 +91,7 @@ static void append(struct batch_enc *x, struct hw_block *h, const uint8_t *mid, 
 		len = h->mid;
 	}
 	if (c < SEL_CHOICES && !base) {
-		sel_learn(&x->w->sel, &f, h->mid, c, len, clock_now(&clock_mono) - began, 0);
+		sel_learn(&x->w->sel, looked ? &f : NULL, h->mid, c, len, clock_now(&clock_mono) - began, 0);
 		metric_add(&s->choice[c], 1);
 	}
 	if (choice.codec != CODEC_RAW && base)

@@ -19,7 +19,7 @@ const char *const sel_feature_names[SEL_FEATURES] = {
 /* ---- features ---------------------------------------------------------------------------------- */
 
 #define WINDOWS 8u
-#define SAMPLE_PART 64u /* one byte of so many is looked at… */
+#define SAMPLE_PART 96u /* one byte of so many is looked at… */
 #define SAMPLE_MOST 4096u
 #define SAMPLE_LEAST 512u /* …but so many at least */
 #define PROBE_BITS 10
@@ -179,9 +179,11 @@ void sel_predict(const struct sel_model *m, const struct sel_features *f, size_t
 #define RATE_UNKNOWN 125e6 /* bytes/s: a gigabit */
 #define LEARN 0.1f         /* weight of a new observation */
 #define TRUST 4.0f         /* so many observations of a choice count as much as those of all others */
-#define DECAY 0.98
-#define ETA 0.1
-#define LAMBDA_LEAST 0.01
+#define LEARN_MEAN 0.03
+#define ETA_FIRST 0.1 /* in the first blocks, until there are so many that it is less than… */
+#define ETA 0.02
+#define LOAD_MOST 30.0 /* of the mean: one block does not turn everything round */
+#define LAMBDA_LEAST 0.02
 #define BLOCK_HEAD 24.0 /* bytes on the wire beside the block */
 
 enum stage_of_rule { AT_CPU, AT_LINK, AT_RECEIVER };
@@ -235,42 +237,59 @@ static double cost_of(const struct selector *s, const struct sel_guess *g)
 	       s->lambda[AT_RECEIVER] * load[AT_RECEIVER] + s->cost.price_s_per_byte * g->size;
 }
 
-unsigned sel_choose(const struct selector *s, const struct sel_features *f, size_t n, struct sel_guess *guess)
+bool sel_look(const struct selector *s)
+{
+	return s->gain > s->lambda[AT_CPU] * s->look_s || s->unseen + 1 >= SEL_RAW_LOOK || !(s->cost.allowed & 1);
+}
+
+#define LZ4_ROW 2        /* of sel_choices: acceleration 1 */
+#define LOOK_OF_LZ4 0.02 /* what a look costs, of LZ4's time */
+
+static void learn_gain(struct selector *s, double raw, double best, double lz4_ns)
+{
+	s->gain += (s->blocks ? LEARN : 1) * (raw - best - s->gain);
+	s->look_s = LOOK_OF_LZ4 * lz4_ns * 1e-9 / s->cost.cpu;
+}
+
+unsigned sel_choose(struct selector *s, const struct sel_features *f, size_t n, struct sel_guess *guess)
 {
 	unsigned best = SEL_CHOICES;
-	double least = 0;
+	double least = 0, raw = 0, lz4_ns = 0;
 
 	for (unsigned c = 0; c < SEL_CHOICES; c++) {
 		struct sel_guess g;
 		float off[3];
 		double cost;
 
-		if (!(s->cost.allowed >> c & 1) || (c == 0 && s->raw_row >= SEL_RAW_ROW))
-			continue;
 		correction(s, c, off);
 		predict(&s->model->choice[c], f, n, off, &g);
 		cost = cost_of(s, &g);
-		if (best < SEL_CHOICES && cost >= least)
+		raw = c == 0 ? cost : raw;
+		lz4_ns = c == LZ4_ROW ? g.encode_ns : lz4_ns;
+		if (!(s->cost.allowed >> c & 1) || (c == 0 && s->raw_row >= SEL_RAW_ROW) ||
+		    (best < SEL_CHOICES && cost >= least))
 			continue;
 		best = c;
 		least = cost;
 		if (guess)
 			*guess = g;
 	}
+	learn_gain(s, raw, least, lz4_ns);
 	return best < SEL_CHOICES ? best : 0;
 }
 
-static void learn_load(struct selector *s, const struct sel_guess *seen)
+static void learn_load(struct selector *s, const struct sel_guess *seen, bool looked)
 {
-	double load[3], most = 0, sum = 0;
+	double load[3], most = 0, sum = 0, step = ETA_FIRST / (1 + s->blocks / 8.0);
 
 	loads(s, seen, load);
-	for (unsigned k = 0; k < 3; k++) {
-		s->busy[k] = s->busy[k] * DECAY + load[k];
-		most = fmax(most, s->busy[k]);
-	}
-	for (unsigned k = 0; k < 3 && most > 0; k++) {
-		s->lambda[k] *= exp(ETA * s->busy[k] / most);
+	load[AT_CPU] += looked ? s->look_s : 0;
+	for (unsigned k = 0; k < 3; k++)
+		most = fmax(most, load[k]);
+	s->mean += (s->blocks ? LEARN_MEAN : 1) * (most - s->mean);
+	s->blocks++;
+	for (unsigned k = 0; k < 3 && s->mean > 0; k++) {
+		s->lambda[k] *= exp(fmax(step, ETA) * fmin(load[k] / s->mean, LOAD_MOST));
 		sum += s->lambda[k];
 	}
 	for (unsigned k = 0; k < 3 && sum > 0; k++)
@@ -291,9 +310,16 @@ static void learn_one(struct selector *s, unsigned c, unsigned k, double seen, d
 void sel_learn(struct selector *s, const struct sel_features *f, size_t n, unsigned c, size_t size, uint64_t encode_ns,
 	       uint64_t decode_ns)
 {
-	struct sel_guess said, seen;
+	struct sel_guess said, seen = { (double)size, (double)encode_ns, (double)encode_ns };
 	float off[3];
 
+	if (!f) { /* a copy there costs what it does here */
+		learn_load(s, &seen, false);
+		s->raw_row++;
+		s->unseen++;
+		return;
+	}
+	s->unseen = 0;
 	sel_predict(s->model, f, n, c, &said);
 	correction(s, c, off);
 	seen = (struct sel_guess){
@@ -301,7 +327,7 @@ void sel_learn(struct selector *s, const struct sel_features *f, size_t n, unsig
 		.encode_ns = (double)encode_ns,
 		.decode_ns = decode_ns ? (double)decode_ns : said.decode_ns * power(off[2]),
 	};
-	learn_load(s, &seen);
+	learn_load(s, &seen, true);
 	if (c)
 		learn_one(s, c, 0, seen.size, said.size);
 	learn_one(s, c, 1, seen.encode_ns, said.encode_ns);

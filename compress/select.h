@@ -8,9 +8,10 @@
  *   a = t_enc(c) / cpu        b = (s(c) + header) / link        d = t_dec(c) / receiver
  *   c* = argmin  λ_cpu·a + λ_link·b + λ_recv·d + price·s(c),     λ ≥ 0, Σλ = 1
  *
- * and after each block λ_k ∝ λ_k · exp(η · U_k / max U), U being the stages' busy times (decaying sums). The
- * busiest stage gets the weight, so the longest of the three sums shrinks: with three resources an optimal
- * plan splits at most two blocks between choices, so the integer answer is within two blocks' cost of it.
+ * and after each block λ_k ∝ λ_k · exp(η · U_k / U), U_k being the stages' times for it and U the mean of the busiest
+ * stage's. The busiest stage gets the weight, so the longest of the three sums shrinks: with three resources an optimal
+ * plan splits at most two blocks between choices, so the integer answer is within two blocks' cost of it. (With
+ * sums of past times in place of U_k the weights swing: they would integrate what is an integral already.)
  *
  * Models: log2 of bytes out per byte in, and log2 of ns per byte each way, are linear in the features
  * (which hold products where a straight line does not fit). Trained offline from real images by
@@ -83,11 +84,15 @@ struct selector {
 	const struct sel_model *model;
 	struct sel_cost cost;
 	double lambda[3]; /* cpu, link, receiver */
-	double busy[3];   /* seconds, decaying */
+	double mean;      /* seconds of a block's busiest stage, an exponentially weighted mean */
+	uint32_t blocks;
 	/* EWMA of log2(seen / predicted) of size, encode, decode: of each choice, and of all for those not seen yet */
 	float off[SEL_CHOICES][3], all[3];
 	uint32_t seen[SEL_CHOICES];
 	uint32_t raw_row; /* blocks sent raw one after the other */
+	double gain;      /* over raw, as the rule weighs; a mean */
+	double look_s;    /* of CPU for a look */
+	uint32_t unseen;  /* blocks in a row that were not looked at */
 };
 
 /* model NULL: the shipped one. */
@@ -95,13 +100,18 @@ void sel_init(struct selector *s, const struct sel_model *model, const struct se
 /* New rates; λ and corrections stay. */
 void sel_cost_set(struct selector *s, const struct sel_cost *cost);
 
+/* Is the next block worth a look? On a link so fast that raw wins, looking costs as much as sending: while the gain over raw
+ * was less than a look costs, one block in SEL_RAW_LOOK is looked at. false: take choice 0, give sel_learn no features. */
+#define SEL_RAW_LOOK 8
+bool sel_look(const struct selector *s);
+
 /* The choice for a block with these features; guess (may be NULL) gets the corrected prediction. After SEL_RAW_ROW raw
  * blocks in a row the cheapest codec is tried, so that a wrong "does not shrink" is noticed. */
 #define SEL_RAW_ROW 64
-unsigned sel_choose(const struct selector *s, const struct sel_features *f, size_t n, struct sel_guess *guess);
+unsigned sel_choose(struct selector *s, const struct sel_features *f, size_t n, struct sel_guess *guess);
 
-/* What came of it. decode_ns 0: not known here (the
- * model's answer counts). Updates λ, busy times and corrections. */
+/* What came of it. f NULL: it was sent raw without a look. decode_ns 0: not known here, the model's answer counts. Updates λ
+ * and corrections. */
 void sel_learn(struct selector *s, const struct sel_features *f, size_t n, unsigned c, size_t size, uint64_t encode_ns,
 	       uint64_t decode_ns);
 

@@ -124,8 +124,8 @@ void sim_run(struct sim *s, uint64_t ns)
 	s->idle = false;
 }
 
-int sim_open(struct sim *s, const struct be_ops *ops, const struct mem_faults *faults, uint64_t seed, unsigned workers,
-	     struct store *store)
+static int open_sim(struct sim *s, const struct be_ops *ops, const struct mem_faults *faults, uint64_t seed,
+		    unsigned workers, struct store *store, struct service service)
 {
 	struct server_config cfg = {
 		.ops = ops,
@@ -133,6 +133,7 @@ int sim_open(struct sim *s, const struct be_ops *ops, const struct mem_faults *f
 		.sessions = 4,
 		.memory_max = 64u << 20,
 		.store = store,
+		.service = service,
 		.timeout_ns = 60 * NS_PER_S,
 		.release = "sim",
 		.seed = seed ^ 0x5e77e7,
@@ -154,6 +155,17 @@ int sim_open(struct sim *s, const struct be_ops *ops, const struct mem_faults *f
 	cfg.fabric = s->fabric;
 	cfg.listen = s->at;
 	return server_open(&s->server, &cfg, &e);
+}
+
+int sim_open(struct sim *s, const struct be_ops *ops, const struct mem_faults *faults, uint64_t seed, unsigned workers,
+	     struct store *store)
+{
+	return open_sim(s, ops, faults, seed, workers, store, (struct service){ .ops = NULL });
+}
+
+int sim_open_service(struct sim *s, const struct be_ops *ops, uint64_t seed, unsigned workers, struct service service)
+{
+	return open_sim(s, ops, NULL, seed, workers, NULL, service);
 }
 
 struct client_config sim_client(struct sim *s)

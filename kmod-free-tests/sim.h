@@ -38,6 +38,8 @@ struct sim {
 /* Opens fabric and server. store may be NULL. 0 or -errno. */
 int sim_open(struct sim *s, const struct be_ops *ops, const struct mem_faults *faults, uint64_t seed, unsigned workers,
 	     struct store *store);
+/* The same with a service. */
+int sim_open_service(struct sim *s, const struct be_ops *ops, uint64_t seed, unsigned workers, struct service service);
 /* Fills what every client of the simulation shares. */
 struct client_config sim_client(struct sim *s);
 /* A perfect network from now on; client and server end. */

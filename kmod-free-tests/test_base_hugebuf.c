@@ -164,6 +164,28 @@ static void names(void **state)
 	assert_string_equal(huge_kind_name(HUGE_NONE), "none");
 }
 
+static void prefaulted_in_threads(void **state)
+{
+	(void)state;
+	for (unsigned threads = 0; threads < 5; threads++) {
+		const size_t len = ((size_t)5 << 20) + 4096;
+		size_t resident = 0, pages = (len + 4095) / 4096;
+		unsigned char *in = calloc(pages, 1);
+		struct hugebuf b;
+		struct err e;
+
+		assert_non_null(in);
+		assert_int_equal(hugebuf_alloc(&b, len, false, &e), 0);
+		assert_int_equal(hugebuf_prefault(&b, threads, &e), 0);
+		assert_int_equal(mincore(b.addr, len, in), 0);
+		for (size_t i = 0; i < pages; i++)
+			resident += in[i] & 1;
+		assert_int_equal(resident, pages);
+		free(in);
+		hugebuf_free(&b);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -174,6 +196,7 @@ int main(void)
 		cmocka_unit_test(uses_reserved_huge_pages),
 		cmocka_unit_test(falls_back_when_huge_pages_run_out),
 		cmocka_unit_test(names),
+		cmocka_unit_test(prefaulted_in_threads),
 	};
 
 	return cmocka_run_group_tests_name("base/hugebuf", tests, NULL, NULL);

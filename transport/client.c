@@ -143,6 +143,11 @@ int client_turn(struct client *c, uint64_t wait_ns, struct err *e)
 	return conn_check(c, e);
 }
 
+void client_interrupted_by(struct client *c, const volatile sig_atomic_t *flag)
+{
+	c->cfg.interrupted = flag;
+}
+
 const struct msg_hello_reply *client_peer(const struct client *c)
 {
 	return &c->peer_hello;
@@ -208,7 +213,7 @@ static uint64_t answer_time(const struct client *c, uint16_t type)
 	case MSG_FILES_CLOSE:
 		return 10 * c->cfg.timeout_ns;
 	default:
-		return c->cfg.timeout_ns;
+		return type >= MSG_SERVICE ? 10 * c->cfg.timeout_ns : c->cfg.timeout_ns;
 	}
 }
 

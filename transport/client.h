@@ -76,6 +76,9 @@ uint32_t client_chunk(const struct client *c, uint32_t usual);
 uint64_t client_reconnects(const struct client *c);
 uint64_t client_resumes(const struct client *c);
 
+/* From now on this flag ends calls with -EINTR instead of cfg.interrupted; NULL: nothing does. */
+void client_interrupted_by(struct client *c, const volatile sig_atomic_t *flag);
+
 /* One round of events, waiting at most wait_ns. <0: the session is lost for good (e filled). */
 int client_turn(struct client *c, uint64_t wait_ns, struct err *e);
 

@@ -14,6 +14,7 @@
 
 #include "base/json.h"
 #include "transport/amst.h"
+#include "transport/service.h"
 #include "transport/store.h"
 
 struct server_config {
@@ -24,6 +25,7 @@ struct server_config {
 	unsigned sessions;                   /* most at once; as many again may be giving their memory back */
 	uint64_t memory_max;                 /* bytes of regions, all sessions together */
 	struct store *store;                 /* NULL: files are refused */
+	struct service service;
 	const struct filter *const *filters; /* that clients may name, NULL-terminated; NULL: none */
 	const int *cpus;                     /* workers of a session are pinned to cpus[i % n_cpus]; NULL: not pinned */
 	unsigned n_cpus;

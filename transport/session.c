@@ -110,6 +110,9 @@ void session_destroy(struct session *s)
 	retire_counters(s);
 	amst_close(s->amst);
 	s->amst = NULL;
+	if (s->service)
+		s->srv->cfg.service.ops->ended(s->srv->cfg.service.ctx, s->service);
+	s->service = NULL;
 	session_close_filters(s);
 	session_drop_files(s);
 	for (uint32_t i = 0; i < AMST_REGIONS_MAX; i++)

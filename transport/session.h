@@ -82,6 +82,7 @@ struct session {
 	struct stage stage;              /* files as they are */
 	const struct filter *filters[2]; /* opened, by kind of transfer (enum xfer_kind); NULL: not yet */
 	struct stage filtered[2];
+	void *service; /* the service's state of this session */
 
 	struct store_file *files[WIRE_BATCH_MAX];
 	bool folder[WIRE_BATCH_MAX];

@@ -147,6 +147,14 @@ static void region_made(struct session *s)
 	start_job(s, run_region_free, region_freed);
 }
 
+/* What a service holds is memory of the same machine. */
+static uint64_t memory_used(const struct server *srv)
+{
+	const struct service *v = &srv->cfg.service;
+
+	return srv->region_bytes + (v->ops && v->ops->held ? v->ops->held(v->ctx) : 0);
+}
+
 static void do_region(struct session *s)
 {
 	struct server *srv = s->srv;
@@ -157,7 +165,7 @@ static void do_region(struct session *s)
 		answer(s, -EINVAL, "the region's number or size is impossible, or the region exists");
 		return;
 	}
-	if (m.bytes > srv->cfg.memory_max || srv->region_bytes > srv->cfg.memory_max - m.bytes) {
+	if (m.bytes > srv->cfg.memory_max || memory_used(srv) > srv->cfg.memory_max - m.bytes) {
 		char most[32];
 
 		session_reply(s, -ENOMEM,
@@ -282,9 +290,9 @@ static int open_filter(struct session *s, const char *name, enum xfer_kind kind,
 }
 
 /* More chunks in a pass there cannot be. */
-static uint64_t chunks_most(const struct session *s, const struct msg_xfer_begin *m)
+static uint64_t chunks_most(const struct session *s, const struct msg_xfer_begin *m, uint64_t service_bytes)
 {
-	uint64_t bytes = 0, objects = 0;
+	uint64_t bytes = m->kind == XFER_SERVICE ? service_bytes : 0, objects = m->kind == XFER_SERVICE;
 
 	if (m->kind == XFER_FILES) {
 		bytes = s->file_bytes;
@@ -298,29 +306,42 @@ static uint64_t chunks_most(const struct session *s, const struct msg_xfer_begin
 	return bytes / m->chunk + bytes / EXTENT_MIN + objects;
 }
 
+static const struct stage *service_sink(const struct session *s, uint64_t *bytes)
+{
+	const struct service *v = &s->srv->cfg.service;
+
+	return s->service && v->ops->sink ? v->ops->sink(v->ctx, s->service, bytes) : NULL;
+}
+
 static void do_xfer_begin(struct session *s)
 {
+	const struct stage *sink = NULL;
 	struct msg_xfer_begin m;
 	uint32_t id = get_u32(&s->in);
+	uint64_t service_bytes = 0;
 	struct err e = { 0 };
 	int rc = 0;
 
 	wire_get(&s->in, &wire_xfer_begin, &m);
-	if (s->in.bad || m.sum >= SUM_KINDS || m.kind > XFER_FILES || (m.kind == XFER_FILES && !s->n_files)) {
-		answer(s, -EINVAL, "the transfer's kind or checksum is unknown, or no file is open");
+	if (!s->in.bad && m.kind == XFER_SERVICE)
+		sink = service_sink(s, &service_bytes);
+	if (s->in.bad || m.sum >= SUM_KINDS || m.kind > XFER_SERVICE || (m.kind == XFER_FILES && !s->n_files) ||
+	    (m.kind == XFER_SERVICE && (!sink || m.filter[0]))) {
+		answer(s, -EINVAL,
+		       "the transfer's kind or checksum is unknown, or nothing is open that could receive it");
 		return;
 	}
 	if (s->rx_active) {
 		answer(s, -EBUSY, "a transfer is running in this session");
 		return;
 	}
-	if (!m.chunk || m.chunks > chunks_most(s, &m)) {
+	if (!m.chunk || m.chunks > chunks_most(s, &m, service_bytes)) {
 		answer(s, -EINVAL, "the transfer has more chunks than its regions or files can hold");
 		return;
 	}
 	s->rx = (struct amst_rx){ .id = id, .sum = (enum sum_kind)m.sum };
-	s->stage = (struct stage){ .ops = &file_sink, .ctx = s };
-	s->rx.stage = m.kind == XFER_FILES ? &s->stage : NULL;
+	s->stage = sink ? *sink : (struct stage){ .ops = &file_sink, .ctx = s };
+	s->rx.stage = m.kind == XFER_PUT ? NULL : &s->stage;
 	if (m.filter[0]) {
 		rc = open_filter(s, m.filter, (enum xfer_kind)m.kind, &e);
 		s->rx.stage = &s->filtered[m.kind];
@@ -697,6 +718,27 @@ static void do_files_close(struct session *s)
 		start_job(s, run_files_close, files_done);
 }
 
+/* ---- services ---------------------------------------------------------------------------------- */
+
+static void run_service(struct session *s)
+{
+	const struct service *v = &s->srv->cfg.service;
+	struct err e = { 0 };
+	int rc;
+
+	session_reply(s, 0, "%s", "");
+	rc = v->ops->request(v->ctx, &s->service, s->req.type, &s->in, &s->out, &e);
+	if (rc < 0)
+		session_reply(s, rc, "%s", e.why);
+}
+
+static bool of_service(const struct session *s)
+{
+	const struct service_ops *ops = s->srv->cfg.service.ops;
+
+	return ops && s->req.type >= ops->first && s->req.type <= ops->last;
+}
+
 /* ---- dispatch ---------------------------------------------------------------------------------- */
 
 static void do_bye(struct session *s)
@@ -752,8 +794,11 @@ void session_request(struct session *s)
 		do_bye(s);
 		break;
 	default:
-		answer(s, -EPROTO,
-		       "the server does not know this request: install the same dwcp release on both hosts");
+		if (of_service(s))
+			start_job(s, run_service, session_reply_send);
+		else
+			answer(s, -EPROTO,
+			       "the server does not know this request: install the same dwcp release on both hosts");
 	}
 }
 

@@ -90,8 +90,10 @@ enum wire_type {
 	MSG_FILES_OPEN,
 	MSG_FILE_HASH,
 	MSG_FILES_CLOSE,
-	MSG_STREAM_DOWN, /* my end of that stream is down: close yours, answer when nothing of it moves any more */
-	MSG_BYE,         /* the session ends here */
+	MSG_STREAM_DOWN,   /* my end of that stream is down: close yours, answer when nothing of it moves any more */
+	MSG_BYE,           /* the session ends here */
+	MSG_SERVICE = 128, /* to MSG_SERVICE_LAST: a service's own (transport/service.h) */
+	MSG_SERVICE_LAST = 255,
 	/* control stream, server to client, not answered */
 	MSG_STREAM_LOST = 64,
 	MSG_GOODBYE, /* the server ends the session: text */
@@ -153,7 +155,7 @@ struct msg_region_reply {
 	uint8_t pages; /* enum huge_kind */
 };
 
-enum xfer_kind { XFER_PUT, XFER_FILES };
+enum xfer_kind { XFER_PUT, XFER_FILES, XFER_SERVICE };
 
 struct msg_xfer_begin {
 	uint8_t kind;

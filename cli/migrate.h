@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: MIT */
+/* What `dwcp migrate` (cmd_migrate.c) measures, how it is shown (migrate_report.c), and what other commands show of it. */
+#ifndef DWCP_CLI_MIGRATE_H
+#define DWCP_CLI_MIGRATE_H
+
+#include "base/hugebuf.h"
+#include "base/json.h"
+#include "cli/bench_peer.h"
+#include "migrate/session.h"
+
+struct migrate_opts {
+	char guest[GUEST_KIND_LEN];
+	char name[GUEST_NAME_LEN];
+	uint64_t memory;
+	char peer[280];
+	int policy, verify;
+	char tracker[16];
+	uint64_t downtime_ns, timeout_ns, blackout_max_ns, doubt_ns;
+	uint32_t rounds;
+	bool force, auto_converge;
+	uint64_t dirty_limit; /* bits/s, as an option; 0: none */
+	uint64_t warm_up_ns, settle_ns;
+};
+
+struct migrate_cmd {
+	struct migrate_opts opts;
+	struct transfer_opts transfer_opts;
+	struct transfer transfer;
+	bool text; /* results to standard output */
+	bool live; /* and progress to standard error */
+
+	const struct guest_ops *kind;
+	const void *kind_opts;
+	const struct tracker_ops *tracker;
+	struct hugebuf memory;
+	struct guest *guest;
+	struct client *client;
+	uint64_t progress_ns;
+
+	/* results */
+	struct migrate_result result;
+	double guest_writes_per_s; /* before the migration */
+	double guest_steps_per_s;
+	bool checked; /* the guest's own check was made, wherever it is */
+	bool check_ok;
+	struct err check_err;
+	uint64_t writes_here, writes_there; /* at the hand-over; when it was checked */
+};
+
+void migrate_print_head(const struct migrate_cmd *m);
+void migrate_print(const struct migrate_cmd *m);
+int migrate_print_json(const struct migrate_cmd *m, const char *path, struct err *e);
+void migrate_progress_line(const struct migrate_progress *p);
+
+/* {id, name, kind, phase, memory_bytes, writes} */
+json_t *guest_json(const struct msg_guest_status *st);
+#define GUEST_ID_TEXT 33
+char *guest_id_text(char out[GUEST_ID_TEXT], const struct msg_guest_id *id);
+
+#endif

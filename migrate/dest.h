@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The destination: a service of `dwcp serve` (transport/service.h) that makes room for guests, takes their pages, and
+ * runs them from START on. Guests stay here after their session has ended, until they are dropped or it is closed.
+ *
+ * A peer is not trusted: memory is bounded, pages land inside the guest they are for, a state is checked before it runs,
+ * and no page is taken any more once a guest is ready.
+ */
+#ifndef DWCP_MIGRATE_DEST_H
+#define DWCP_MIGRATE_DEST_H
+
+#include "migrate/message.h"
+#include "transport/service.h"
+
+#define DEST_GUESTS_MAX 1024
+
+struct dest_config {
+	uint64_t memory_max; /* bytes of guests, all together */
+	unsigned workers;    /* of a session, at most */
+};
+
+struct dest;
+
+int dest_open(struct dest **out, const struct dest_config *cfg, struct err *e);
+/* Every session must have ended. Guests end with it. NULL is fine. */
+void dest_close(struct dest *d);
+
+struct service dest_service(struct dest *d);
+
+/* A guest that is here whole, or NULL. Whoever asks must not drop it meanwhile, and leaves closing it to `d`. */
+struct guest *dest_guest(struct dest *d, const struct msg_guest_id *id);
+
+/* Copies at most `max` guests' status; returns how many there are. Any thread. */
+unsigned dest_list(struct dest *d, struct msg_guest_status *out, unsigned max);
+
+#endif

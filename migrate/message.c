@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT */
+#include "migrate/message.h"
+
+#include <stddef.h>
+
+#define F(k, t, f)                                                               \
+	{                                                                        \
+		.kind = k, .offset = offsetof(t, f), .size = sizeof(((t *)0)->f) \
+	}
+#define DEF(name, ...)                                                    \
+	static const struct wire_field name##_fields[] = { __VA_ARGS__ }; \
+	const struct wire_def name = { name##_fields, sizeof name##_fields / sizeof name##_fields[0] }
+
+#define T struct msg_guest_id
+DEF(guest_id_def, F(W_U64, T, hi), F(W_U64, T, lo));
+#undef T
+#define T struct msg_guest_prepare
+DEF(guest_prepare_def, F(W_U64, T, id.hi), F(W_U64, T, id.lo), F(W_U16, T, version), F(W_U32, T, page),
+    F(W_U64, T, memory), F(W_U8, T, hde), F(W_STR, T, kind), F(W_STR, T, name));
+#undef T
+#define T struct msg_guest_status
+DEF(guest_status_def, F(W_U64, T, id.hi), F(W_U64, T, id.lo), F(W_U8, T, phase), F(W_U64, T, memory),
+    F(W_U64, T, writes), F(W_STR, T, kind), F(W_STR, T, name));
+#undef T
+#define T struct msg_guest_started
+DEF(guest_started_def, F(W_U64, T, run_ns));
+#undef T
+#define T struct msg_guest_sums
+DEF(guest_sums_def, F(W_U64, T, lo), F(W_U64, T, hi));
+#undef T
+#define T struct msg_guest_check
+DEF(guest_check_def, F(W_U32, T, status), F(W_U64, T, writes), F(W_U64, T, steps), F(W_STR, T, text));
+#undef T
+
+const char *guest_phase_name(enum guest_phase p)
+{
+	static const char *const names[] = { "unknown", "receiving", "ready, paused", "running", "lost" };
+
+	return (unsigned)p < sizeof names / sizeof names[0] ? names[p] : "?";
+}

@@ -1,0 +1,557 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ *   preparing ─prepare─► copying ─pause_guest─► blackout ─READY answered─► handing over ─START answered─► over
+ *       │                   │                       │                          │    ▲                (completed)
+ *       │                   │                       │               no answer, ▼    │ it was not started there
+ *       └───────────────────┴───── roll_back ◄──────┘                        doubt ─┘
+ *                                (the guest runs here)                         ├─ it runs there ──► over (completed)
+ *                                        ▲                                     └─ not found out ──► over (in doubt:
+ *                                        └── it never will run there ──────────┘                     paused here)
+ */
+#include "migrate/session.h"
+
+#include "base/log.h"
+#include "migrate/source.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#define PAUSE_GUESS (1 * NS_PER_MS)
+#define CALLS_IN_BLACKOUT 2 /* READY and START, besides the round's own */
+#define CONVERGE_STEP 20    /* percent */
+#define DOUBT_PAUSE (200 * NS_PER_MS)
+
+const struct migrate_policy migrate_policies[] = {
+	{ .name = "precopy", .help = "rounds while the guest runs, then the rest", .precopy = true },
+	{ .name = "stopcopy", .help = "pause, then everything" },
+};
+const char *const migrate_policy_names[] = { "precopy", "stopcopy", NULL };
+const char *const migrate_verify_names[] = { "none", "pages", "full", NULL };
+
+const char *migrate_state_name(enum migrate_state s)
+{
+	static const char *const names[] = { "preparing", "copying", "blackout", "handing over", "in doubt", "over" };
+
+	return (unsigned)s < ARRAY_LEN(names) ? names[s] : "?";
+}
+
+const char *migrate_outcome_name(enum migrate_outcome o)
+{
+	static const char *const names[] = { "rolled_back", "cancelled", "completed", "in_doubt" };
+
+	return (unsigned)o < ARRAY_LEN(names) ? names[o] : "?";
+}
+
+struct migration {
+	const struct migrate_config *cfg;
+	struct migrate_result *r;
+	struct client *client;      /* cfg's, or one that was made anew… */
+	struct client *reconnected; /* …which is ours to close */
+	struct tracker *tracker;
+	struct page_source source;
+	struct round_plan plan;
+	enum migrate_state state;
+	bool paused;
+	uint64_t paused_at;
+	uint64_t looked_at; /* last look for dirty pages */
+	unsigned throttle, stalled;
+	uint64_t round_pages; /* of the round under way */
+};
+
+uint32_t migrate_chunk_room(uint32_t chunk)
+{
+	return chunk + PAGES_HEAD_MAX + HDE_OVERHEAD;
+}
+
+static uint64_t now_of(const struct migration *m)
+{
+	return clock_now(&m->cfg->clock);
+}
+
+static bool cancelled(const struct migration *m)
+{
+	return m->cfg->cancel && *m->cfg->cancel;
+}
+
+/* ---- requests ---------------------------------------------------------------------------------- */
+
+static int request(struct client *c, uint16_t type, const struct msg_guest_id *id, const struct wire_def *def,
+		   void *reply, struct err *e)
+{
+	return client_call_msg(c, type, &guest_id_def, id, def, reply, e);
+}
+
+static void choose_id(struct migration *m)
+{
+	struct msg_guest_id *id = &m->r->id;
+
+	if (getrandom(id, sizeof *id, 0) != sizeof *id)
+		abort();
+}
+
+static int prepare(struct migration *m, struct err *e)
+{
+	const struct migrate_config *cfg = m->cfg;
+	struct msg_guest_prepare p = { .version = MIGRATE_VERSION, .page = GUEST_PAGE, .memory = cfg->guest->len };
+	uint64_t began = now_of(m);
+	int rc;
+
+	choose_id(m);
+	p.id = m->r->id;
+	p.hde = cfg->hde.mode != HDE_NONE;
+	snprintf(p.kind, sizeof p.kind, "%s", cfg->guest->ops->name);
+	snprintf(p.name, sizeof p.name, "%s", cfg->name);
+	rc = client_call_msg(m->client, GUEST_PREPARE, &guest_prepare_def, &p, NULL, NULL, e);
+	if (rc == 0 && cfg->policy->precopy)
+		rc = cfg->tracker->open(&m->tracker, cfg->guest, e);
+	if (rc == 0)
+		rc = page_source_open(&m->source, cfg->guest, m->tracker, m->client, cfg->chunk, &cfg->hde, e);
+	m->source.sum = cfg->sum;
+	m->r->prepare_ns = now_of(m) - began;
+	return rc;
+}
+
+/* ---- rounds ------------------------------------------------------------------------------------ */
+
+static bool tick(void *ctx, uint64_t now, uint64_t bytes)
+{
+	struct migration *m = ctx;
+	struct migrate_progress p = {
+		.state = m->state,
+		.round = m->plan.rounds,
+		.pages = bytes / GUEST_PAGE,
+		.total_pages = m->round_pages,
+		.remaining_pages = m->round_pages,
+		.dirty_pages_per_s = m->plan.dirty_rate,
+		.bytes_per_s = m->plan.bandwidth,
+		.predicted_downtime_ns = round_predict(&m->plan, m->round_pages),
+	};
+
+	if (m->cfg->progress)
+		m->cfg->progress(m->cfg->ctx, &p);
+	if (m->paused && m->cfg->blackout_max_ns && now - m->paused_at > m->cfg->blackout_max_ns)
+		return true;
+	return cancelled(m);
+}
+
+static void remember(struct migration *m, const struct round_sample *s)
+{
+	struct migrate_result *r = m->r;
+
+	r->bytes_wire += s->bytes_wire;
+	if (r->n_rounds == MIGRATE_ROUNDS_MAX) {
+		r->more_rounds++;
+		return;
+	}
+	r->rounds[r->n_rounds++] = (struct migrate_round){
+		.pages = s->pages,
+		.bytes_wire = s->bytes_wire,
+		.ns = s->ns,
+		.dirty_pages_per_s = s->over_ns ? (double)s->dirtied * 1e9 / (double)s->over_ns : 0,
+		.paused = m->paused,
+	};
+}
+
+/* Looks for dirty pages; *pending: how many there are to send. */
+static int look(struct migration *m, struct round_sample *s, uint64_t *pending, struct err *e)
+{
+	uint64_t now = now_of(m);
+	bool first = m->source.whole;
+	int64_t n = page_source_look(&m->source, e);
+
+	if (n < 0)
+		return (int)n;
+	*s = (struct round_sample){ .pages = (uint64_t)n };
+	if (!first && m->looked_at) {
+		s->dirtied = (uint64_t)n;
+		s->over_ns = now - m->looked_at;
+	}
+	m->looked_at = now;
+	*pending = (uint64_t)n;
+	return 0;
+}
+
+static int send_round(struct migration *m, struct round_sample *s, struct err *e)
+{
+	const struct client_tick on_tick = { .fn = tick, .ctx = m };
+	uint64_t began = now_of(m);
+	int rc;
+
+	m->round_pages = s->pages;
+	rc = page_source_send(&m->source, &on_tick, &s->bytes_wire, e);
+	s->ns = now_of(m) - began;
+	if (rc == -ECANCELED)
+		rc = cancelled(m)
+			     ? err_set(e, -EINTR, "cancelled")
+			     : err_set(e, -ETIMEDOUT,
+				       "the blackout took longer than %llu ms and was given up: raise --blackout-max, "
+				       "or --downtime-limit less for what the link carries",
+				       (unsigned long long)(m->cfg->blackout_max_ns / NS_PER_MS));
+	if (rc < 0)
+		return rc;
+	round_note(&m->plan, s);
+	remember(m, s);
+	return 0;
+}
+
+static void throttle(struct migration *m, unsigned percent)
+{
+	const struct guest *g = m->cfg->guest;
+
+	if (!g->ops->throttle || percent == m->throttle)
+		return;
+	m->throttle = percent;
+	m->r->throttle = percent > m->r->throttle ? percent : m->r->throttle;
+	m->cfg->guest->ops->throttle(m->cfg->guest, percent);
+	log_info("guest %s: throttled by %u %%", m->cfg->name, percent);
+}
+
+/* Slows writers down, where that was asked for. */
+static void help_converge(struct migration *m, const struct round_sample *s, uint64_t pending)
+{
+	double limit = (double)m->cfg->dirty_limit / GUEST_PAGE, unhindered = m->plan.dirty_rate;
+
+	if (m->cfg->dirty_limit && unhindered > 0) {
+		unhindered /= 1 - m->throttle / 100.0;
+		throttle(m, unhindered > limit ? (unsigned)(100 * (1 - limit / unhindered)) + 1 : 0);
+	}
+	if (!m->cfg->auto_converge)
+		return;
+	m->stalled = s->over_ns && pending * 10 > s->pages * 8 ? m->stalled + 1 : 0;
+	if (m->stalled >= 2) {
+		unsigned most = 99, next = m->throttle + CONVERGE_STEP;
+
+		throttle(m, next < most ? next : most);
+		m->stalled = 0;
+	}
+}
+
+static int no_fit(struct migration *m, uint64_t pending, struct err *e)
+{
+	const struct round_plan *p = &m->plan;
+
+	if (m->cfg->force)
+		return 0;
+	return err_set(
+		e, -ETIMEDOUT,
+		"the guest dirties %.1f MB/s and %.1f MB/s get through: after %u rounds a blackout would take %.0f "
+		"ms; allow --downtime-limit=%.0fms, slow it with --auto-converge, or --force",
+		p->dirty_rate * GUEST_PAGE / 1e6, p->bandwidth / 1e6, p->rounds,
+		(double)round_predict(p, pending) / 1e6, (double)round_predict(p, pending) * 1.2 / 1e6 + 1);
+}
+
+/* The blackout's fixed part, from what has been seen. */
+static void note_fixed(struct migration *m)
+{
+	struct be_info path;
+	uint64_t rtt = client_path(m->client, &path) == 0 ? path.rtt_ns : 0;
+
+	round_fixed(&m->plan, PAUSE_GUESS + m->source.fetch_ns + CALLS_IN_BLACKOUT * rtt);
+}
+
+/* Rounds, until what is left may be sent in the blackout. */
+static int copy(struct migration *m, struct err *e)
+{
+	struct round_sample s;
+	uint64_t pending, sent;
+	int rc = look(m, &s, &pending, e);
+
+	m->state = MIGRATE_COPYING;
+	for (bool first = true; rc == 0; first = false) {
+		enum round_next next = first ? ROUND_MORE : round_decide(&m->plan, pending, now_of(m));
+
+		if (next == ROUND_SWITCH)
+			return 0;
+		if (next == ROUND_TIMEOUT)
+			return no_fit(m, pending, e);
+		sent = s.pages;
+		rc = send_round(m, &s, e);
+		if (rc == 0 && cancelled(m))
+			rc = err_set(e, -EINTR, "cancelled");
+		if (rc == 0)
+			rc = look(m, &s, &pending, e);
+		if (rc == 0) {
+			struct round_sample was = s;
+
+			was.pages = sent;
+			help_converge(m, &was, pending);
+			note_fixed(m);
+		}
+	}
+	return rc;
+}
+
+/* ---- blackout and hand-over -------------------------------------------------------------------- */
+
+static int pause_guest(struct migration *m, struct err *e)
+{
+	struct guest *g = m->cfg->guest;
+	int rc;
+
+	m->state = MIGRATE_BLACKOUT;
+	m->paused = true;
+	m->paused_at = now_of(m);
+	rc = g->ops->pause(g, e);
+	m->r->blackout.pause_ns = now_of(m) - m->paused_at;
+	return rc;
+}
+
+static int send_ready(struct migration *m, struct err *e)
+{
+	struct guest *g = m->cfg->guest;
+	uint8_t *buf = malloc(GUEST_STATE_MAX + 64);
+	struct wcur w = wcur_init(buf, GUEST_STATE_MAX + 64);
+	struct rcur reply;
+	uint8_t *len_at;
+	int rc;
+
+	if (!buf)
+		return err_set(e, -ENOMEM, "no memory for the guest's state");
+	wire_put(&w, &guest_id_def, &m->r->id);
+	put_u8(&w, m->cfg->verify == VERIFY_FULL);
+	len_at = w.p;
+	put_u16(&w, 0);
+	rc = g->ops->save(g, &w, e);
+	if (rc == 0) {
+		struct wcur l = wcur_init(len_at, 2);
+
+		put_u16(&l, (uint16_t)(w.p - len_at - 2));
+		rc = client_call(m->client, GUEST_READY, buf, (uint32_t)(w.p - buf), &reply, e);
+	}
+	free(buf);
+	return rc;
+}
+
+static int blackout(struct migration *m, struct err *e)
+{
+	struct migrate_blackout *b = &m->r->blackout;
+	struct round_sample s;
+	uint64_t pending, at;
+	int rc = pause_guest(m, e);
+
+	if (rc == 0)
+		rc = look(m, &s, &pending, e);
+	at = now_of(m);
+	b->look_ns = at - m->paused_at - b->pause_ns;
+	if (rc == 0)
+		rc = send_round(m, &s, e);
+	b->transfer_ns = now_of(m) - at;
+	at = now_of(m);
+	if (rc == 0)
+		rc = send_ready(m, e);
+	b->ready_ns = now_of(m) - at;
+	if (rc == 0 && cancelled(m))
+		rc = err_set(e, -EINTR, "cancelled");
+	return rc;
+}
+
+static void nap(struct migration *m, uint64_t ns)
+{
+	uint64_t until = now_of(m) + ns;
+
+	/* The session is over, or about to be: its turns only pass the time. */
+	while (now_of(m) < until && !cancelled(m))
+		client_turn(m->client, until - now_of(m), NULL);
+}
+
+static int new_session(struct migration *m, struct err *e)
+{
+	struct client *c = NULL;
+	int rc = m->cfg->reconnect ? m->cfg->reconnect(m->cfg->ctx, &c, e) : -ENOTCONN;
+
+	if (rc < 0)
+		return rc;
+	client_close(m->reconnected);
+	m->client = m->reconnected = c;
+	client_interrupted_by(c, NULL);
+	return 0;
+}
+
+/* What became of a START that was not answered? 0: it runs there. -ECANCELED: it never will. */
+static int resolve(struct migration *m, struct err *e)
+{
+	uint64_t until = now_of(m) + m->cfg->doubt_ns;
+	struct msg_guest_status st;
+	struct msg_guest_started started;
+	struct err why = { 0 };
+
+	m->state = MIGRATE_DOUBT;
+	log_warn("guest %s: it is not known whether it runs at the destination; it stays paused here", m->cfg->name);
+	for (;;) {
+		int rc = request(m->client, GUEST_QUERY, &m->r->id, &guest_status_def, &st, &why);
+
+		if (rc == 0 && st.phase == PHASE_READY)
+			rc = request(m->client, GUEST_START, &m->r->id, &guest_started_def, &started, &why);
+		if (rc == 0 && (st.phase == PHASE_RUNNING || st.phase == PHASE_READY))
+			return 0;
+		if (rc == 0 && st.phase == PHASE_LOST)
+			return err_set(e, -ECANCELED, "the destination could not start the guest: see its log");
+		if (rc == 0) /* it has forgotten: whether the guest ran there before nobody knows */
+			return err_set(e, -EREMCHG,
+				       "the destination does not know the guest any more, and START was sent: it stays "
+				       "paused here, because it may have run there");
+		if (now_of(m) >= until || cancelled(m))
+			break;
+		nap(m, DOUBT_PAUSE);
+		new_session(m, &why);
+	}
+	return err_set(
+		e, -EREMCHG,
+		"START was sent and the destination cannot be asked whether it arrived (%.120s): the guest stays "
+		"paused here; look there with `dwcp guests`",
+		why.why);
+}
+
+/* 0: it runs there. -ECANCELED: it does not, and never will. -EREMCHG: in doubt. */
+static int hand_over(struct migration *m, struct err *e)
+{
+	struct msg_guest_started started;
+	uint64_t at = now_of(m);
+	struct err why = { 0 };
+	int rc;
+
+	m->state = MIGRATE_HANDING_OVER;
+	client_interrupted_by(m->client, NULL);
+	/* From here on the guest is the destination's, whatever is heard of it. */
+	rc = request(m->client, GUEST_START, &m->r->id, &guest_started_def, &started, &why);
+	if (rc < 0) {
+		log_warn("guest %s: START was not answered: %s", m->cfg->name, why.why);
+		rc = resolve(m, e);
+	}
+	m->r->blackout.start_ns = now_of(m) - at;
+	m->r->downtime_ns = now_of(m) - m->paused_at;
+	return rc;
+}
+
+/* ---- ends -------------------------------------------------------------------------------------- */
+
+/* The guest goes on here first; then the destination is told, if it can be. */
+static void roll_back(struct migration *m, uint64_t failed_at, const struct err *why)
+{
+	struct guest *g = m->cfg->guest;
+	struct err e = { 0 };
+
+	if (m->paused) {
+		if (g->ops->run(g, &e) < 0)
+			log_warn("guest %s cannot go on here: %s", m->cfg->name, e.why);
+		m->r->rollback_ns = now_of(m) - failed_at;
+	}
+	m->r->outcome = why->code == -EINTR ? OUTCOME_CANCELLED : OUTCOME_ROLLED_BACK;
+	client_interrupted_by(m->client, NULL);
+	if (why->code != -ETIMEDOUT && why->code != -ESHUTDOWN)
+		request(m->client, GUEST_ABANDON, &m->r->id, NULL, NULL, &e);
+}
+
+/* Names the first page that differs. */
+static int name_page(struct migration *m, const uint64_t *table, struct err *e)
+{
+	uint64_t pages = guest_pages(m->cfg->guest);
+
+	for (uint64_t p = 0; p < pages;) {
+		uint64_t n = min_u64(pages - p, GUEST_PAGE_SUMS_MAX);
+		uint8_t fields[32];
+		struct wcur w = wcur_init(fields, sizeof fields);
+		struct rcur in;
+		int rc;
+
+		wire_put(&w, &guest_id_def, &m->r->id);
+		put_u64(&w, p);
+		put_u16(&w, (uint16_t)n);
+		rc = client_call(m->client, GUEST_PAGE_SUMS, fields, (uint32_t)(w.p - fields), &in, e);
+		if (rc < 0)
+			return rc;
+		get_u16(&in);
+		for (uint64_t i = 0; i < n; i++, p++)
+			if (get_u64(&in) != table[p])
+				return err_set(
+					e, -EBADMSG,
+					"page %llu at the destination is not what it was here: please report this "
+					"as a bug",
+					(unsigned long long)p);
+	}
+	return err_set(e, -EBADMSG, "memory at the destination is not what it was here: please report this as a bug");
+}
+
+static int verify(struct migration *m, struct err *e)
+{
+	uint64_t began = now_of(m), *table = NULL;
+	struct msg_guest_sums there;
+	struct digest128 here;
+	int rc = page_source_sums(&m->source, &table, &here, e);
+
+	if (rc == 0)
+		rc = request(m->client, GUEST_SUMS, &m->r->id, &guest_sums_def, &there, e);
+	if (rc == 0 && (here.lo != there.lo || here.hi != there.hi))
+		rc = name_page(m, table, e);
+	free(table);
+	m->r->verified = rc == 0;
+	m->r->verify_seconds = (double)(now_of(m) - began) / 1e9;
+	return rc;
+}
+
+static void take_counts(struct migration *m)
+{
+	struct source_counts c = page_source_counts(&m->source);
+
+	m->r->zero_pages = c.zero_pages;
+	m->r->duplicate_pages = c.duplicate_pages;
+	m->r->delta_pages = c.delta_pages;
+	m->r->raw_pages = c.raw_pages;
+	if (m->tracker)
+		m->r->tracking = m->tracker->cost;
+}
+
+int migrate_run(const struct migrate_config *cfg, struct migrate_result *r, struct err *e)
+{
+	struct migration m = { .cfg = cfg, .r = r, .client = cfg->client };
+	struct err mine = { 0 };
+	uint64_t began = now_of(&m), failed_at;
+	int rc;
+
+	memset(r, 0, sizeof *r);
+	client_interrupted_by(m.client, cfg->cancel);
+	round_begin(&m.plan, &cfg->limits, began);
+	rc = prepare(&m, &mine);
+	if (rc == 0 && cfg->policy->precopy)
+		rc = copy(&m, &mine);
+	if (rc == 0)
+		rc = blackout(&m, &mine);
+	if (rc == 0)
+		rc = hand_over(&m, &mine);
+	failed_at = now_of(&m);
+	if (rc == 0)
+		r->outcome = OUTCOME_COMPLETED;
+	else if (rc == -EREMCHG)
+		r->outcome = OUTCOME_IN_DOUBT;
+	else
+		roll_back(&m, failed_at, &mine);
+	m.state = MIGRATE_OVER;
+	r->total_ns = failed_at - began;
+	take_counts(&m);
+	throttle(&m, 0);
+	if (m.tracker)
+		m.tracker->ops->close(m.tracker);
+	if (rc == 0 && cfg->verify != VERIFY_NONE)
+		rc = verify(&m, &mine);
+	page_source_close(&m.source);
+	client_close(m.reconnected);
+	if (e && rc < 0)
+		*e = mine;
+	return rc;
+}
+
+int migrate_check(struct client *c, const struct msg_guest_id *id, struct guest_work *work, struct err *e)
+{
+	struct msg_guest_check m;
+	int rc = request(c, GUEST_CHECK, id, &guest_check_def, &m, e);
+
+	if (rc < 0)
+		return rc;
+	if (work)
+		*work = (struct guest_work){ .writes = m.writes, .steps = m.steps };
+	if (m.status)
+		return err_set(e, -EBADMSG, "the guest's own check fails at the destination: %s", client_clean(m.text));
+	return 0;
+}
