@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define STREAMS_MAX 4096
+#define STREAMS_MAX 4096 /* every way's handles have their slot in the low 12 bits */
 
 struct way {
 	const struct be_ops *ops;
@@ -99,7 +99,7 @@ static void stream_on(struct multi *m, struct stream *s, unsigned way, be_stream
 {
 	s->way = (uint8_t)way;
 	s->s = name;
-	m->ways[way].by_slot[name & 0xffff] = (uint16_t)(s - m->streams);
+	m->ways[way].by_slot[name & (STREAMS_MAX - 1)] = (uint16_t)(s - m->streams);
 	m->ways[way].streams++;
 }
 
@@ -496,7 +496,7 @@ static bool translate(struct multi *m, unsigned way, struct be_event *ev)
 	}
 	if (ev->type == BE_WOKEN || ev->type == BE_NONE)
 		return true;
-	s = &m->streams[m->ways[way].by_slot[ev->stream & 0xffff]];
+	s = &m->streams[m->ways[way].by_slot[ev->stream & (STREAMS_MAX - 1)]];
 	name = name_of(m, s);
 	ev->stream = name;
 	if (ev->type != BE_DONE)
@@ -577,7 +577,7 @@ static void wait_for_all(struct multi *m, uint64_t timeout_ns)
 static void multi_wait(struct be *be, uint64_t timeout_ns)
 {
 	struct multi *m = multi_of(be);
-	struct way *only = NULL;
+	struct way *only = m->ways;
 	unsigned used = 0;
 
 	for (unsigned i = 0; i < m->n; i++)
@@ -585,8 +585,8 @@ static void multi_wait(struct be *be, uint64_t timeout_ns)
 			only = &m->ways[i];
 			used++;
 		}
-	for (unsigned i = m->n; i-- && !only;)
-		only = m->ways[i].be ? &m->ways[i] : NULL;
+	for (unsigned i = 0; i < m->n && !used; i++)
+		only = m->ways[i].be ? &m->ways[i] : only;
 	if (used > 1)
 		wait_for_all(m, timeout_ns);
 	else

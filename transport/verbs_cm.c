@@ -380,12 +380,15 @@ void requests_close(struct verbs *u)
 int v_listen(struct be *be, const struct be_addr *at, struct be_addr *bound, struct err *e)
 {
 	struct verbs *u = verbs_of(be);
+	struct ibv_context *ctx;
 	struct rdma_cm_id *id;
 	char name[64];
 	int r;
 
 	if (u->listener)
 		return err_set(e, -EBUSY, "this instance listens already; open another one");
+	if ((u->opts.device[0] || u->opts.port) && dev_find(&u->opts, &ctx, e) < 0)
+		return e ? e->code : -ENODEV;
 	addr_format(name, sizeof name, at);
 	if (rdma_create_id(u->cm, &id, NULL, RDMA_PS_TCP))
 		return err_set(e, errno ? -errno : -EIO, "cannot listen on %s over RDMA: %s", name, strerror(errno));
