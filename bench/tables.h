@@ -16,6 +16,12 @@ int table_files(struct lab *lab, struct err *e);         /* file to file, agains
 int table_migrate(struct lab *lab, struct err *e);       /* running guests between two processes */
 int table_tracking(struct lab *lab, struct err *e);      /* what dirty tracking costs a guest */
 int table_cost(struct lab *lab, struct err *e);          /* allocations, locks and system calls per chunk */
+int table_tune_sim(struct lab *lab, struct err *e);      /* the search for streams, over simulated links */
+int table_modes(struct lab *lab, struct err *e);         /* mode detection against the truth */
+int table_tune_local(struct lab *lab, struct err *e);    /* dwcp tune against a sweep, over an emulated link… */
+int table_tune_internet(struct lab *lab, struct err *e);
+int table_tune_poor(struct lab *lab, struct err *e);
+int table_switch(struct lab *lab, struct err *e); /* what a mode switch costs */
 
 int table_hde_images(struct lab *lab, struct err *e);   /* guests' memory: HDE against zstd, and the changed pages */
 int table_hde_suite(struct lab *lab, struct err *e);    /* the documented tables, on synthetic memory */

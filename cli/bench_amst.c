@@ -210,6 +210,7 @@ int cmd_benchmark_amst(int argc, char **argv)
 		{ .name = "benchmark", .help = "Benchmark", .rows = rows, .n = ARRAY_LEN(rows), .base = &opts },
 		transfer_group(&transfer_opts),
 		transfer_tcp_group(&transfer_opts.tcp),
+		transfer_rdma_group(&transfer_opts.rdma),
 		transfer_compress_group(&transfer_opts),
 		cmd_output_group(&output),
 	};

@@ -278,6 +278,7 @@ int cmd_send(int argc, char **argv)
 		{ .name = "send", .help = "Files", .rows = rows, .n = ARRAY_LEN(rows), .base = &s.opts },
 		transfer_group(&s.transfer_opts),
 		transfer_tcp_group(&s.transfer_opts.tcp),
+		transfer_rdma_group(&s.transfer_opts.rdma),
 		transfer_compress_group(&s.transfer_opts),
 		cmd_output_group(&s.output),
 	};

@@ -63,8 +63,7 @@ static const struct opt rows[] = {
 	  .max = ROOM(backend),
 	  .auto_ok = true,
 	  .unit = "LIST",
-	  .help = "transports in order of preference, see `dwcp backends`: the first that this machine can run; auto: of "
-		  "all" },
+	  .help = "transports to listen on, see `dwcp backends`; auto: all that this machine can run" },
 	{ .name = "store",
 	  .type = OPT_STR,
 	  .offset = FIELD(store),
@@ -136,6 +135,9 @@ struct serve {
 	struct serve_opts opts;
 	struct uring_opts tcp;
 	const struct be_ops *ops;
+	const void *be_opts;
+	struct multi_opts ways;
+	struct verbs_opts rdma;
 	struct cpu_plan cpus;
 	struct be_addr listen;
 	struct store *store;
@@ -319,7 +321,7 @@ static int open_server(struct serve *s, struct err *e)
 	struct serve_opts *o = &s->opts;
 	struct server_config cfg = {
 		.ops = s->ops,
-		.be_opts = transfer_be_opts(s->ops, &s->tcp),
+		.be_opts = s->be_opts,
 		.listen = s->listen,
 		.workers = workers(s),
 		.sessions = o->sessions,
@@ -416,7 +418,7 @@ static int run(struct serve *s, struct err *e)
 
 static int check(struct serve *s, struct err *e)
 {
-	int rc = transfer_backend(s->opts.backend, &s->ops, e);
+	int rc = transfer_backend(s->opts.backend, &s->tcp, &s->rdma, &s->ways, &s->ops, &s->be_opts, e);
 
 	if (rc >= 0)
 		rc = transfer_cpus(s->opts.affinity, &s->cpus, e);
@@ -431,6 +433,7 @@ int cmd_serve(int argc, char **argv)
 	const struct opt_group groups[] = {
 		{ .name = "serve", .help = "Server", .rows = rows, .n = ARRAY_LEN(rows), .base = &s.opts },
 		transfer_tcp_group(&s.tcp),
+		transfer_rdma_group(&s.rdma),
 	};
 	struct err e = { 0 };
 	int n, status, rc;

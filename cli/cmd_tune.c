@@ -87,7 +87,7 @@ static void choose_congestion(struct tune_run *r, struct transfer_opts *o)
 		snprintf(r->cc[r->n_cc++], sizeof(r->cc[0]), "%s", told);
 		return;
 	}
-	if (strcmp(r->transfer->ops->name, "tcp")) {
+	if (!strstr(r->transfer->ops->name, "tcp")) {
 		snprintf(r->cc[r->n_cc++], sizeof(r->cc[0]), "none");
 		return;
 	}
@@ -188,6 +188,7 @@ int cmd_tune(int argc, char **argv)
 		{ .name = "tune", .help = "Tune", .rows = rows, .n = ARRAY_LEN(rows), .base = &opts },
 		transfer_group(&transfer_opts),
 		transfer_tcp_group(&transfer_opts.tcp),
+		transfer_rdma_group(&transfer_opts.rdma),
 		cmd_output_group(&output),
 	};
 	struct transfer t = { 0 };

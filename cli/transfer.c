@@ -38,8 +38,8 @@ static const struct opt rows[] = {
 	  .max = sizeof(((struct transfer_opts *)0)->backend),
 	  .auto_ok = true,
 	  .unit = "LIST",
-	  .help = "transports in order of preference, see `dwcp backends`: the first that this machine can run; auto: of "
-		  "all" },
+	  .help = "transports in order of preference, see `dwcp backends`: the first over which the peer is reached, and "
+		  "the next when it is lost; auto: of all that this machine can run" },
 	{ .name = "mode",
 	  .type = OPT_ENUM,
 	  .offset = FIELD(mode),
@@ -118,28 +118,53 @@ struct opt_group transfer_tcp_group(struct uring_opts *tcp)
 				   .base = tcp };
 }
 
-const void *transfer_be_opts(const struct be_ops *ops, const struct uring_opts *tcp)
+struct opt_group transfer_rdma_group(struct verbs_opts *rdma)
 {
-	return strcmp(ops->name, "tcp") ? NULL : tcp;
+	return (struct opt_group){
+		.name = "rdma", .help = "RDMA over verbs", .rows = verbs_ops.opts, .n = verbs_ops.n_opts, .base = rdma
+	};
 }
 
 /* ---- backend ----------------------------------------------------------------------------------- */
 
-/* What it takes, or -errno and why not. */
-static int backend_try(const char *name, const struct be_ops **out, struct err *e)
-{
-	const struct be_ops *ops = backend_find(name);
-	int rc;
+/* What --backend chooses from, and what came of it. */
+struct choice {
+	const struct uring_opts *tcp;
+	const struct verbs_opts *rdma;
+	struct multi_opts *ways;
+	char reasons[256];
+	size_t used;
+	int code;
+};
 
-	if (!ops)
-		return err_set(e, -EINVAL, "there is no \"%s\"", name);
-	if (ops->caps.in_process)
-		return err_set(e, -EINVAL, "%s stays inside one process", name);
-	rc = ops->probe(e);
-	if (rc < 0)
-		return rc == -EINVAL ? -ENODEV : rc;
-	*out = ops;
-	return 0;
+static void choice_not(struct choice *c, int rc, const char *fmt, const char *name, const char *why)
+{
+	int n;
+
+	/* A name that is known is a machine's fault and not the user's. */
+	c->code = rc == -EINVAL ? c->code : rc;
+	log_info("backend %s is not available: %s", name, why);
+	n = snprintf(c->reasons + c->used, sizeof(c->reasons) - c->used, fmt, name, why);
+	c->used = n < 0 ? c->used : min_u64(c->used + (size_t)n, sizeof(c->reasons) - 1);
+}
+
+static void choice_try(struct choice *c, const struct be_ops *ops)
+{
+	struct multi_opts *w = c->ways;
+	struct err why = { 0 };
+	int rc = ops->probe(&why);
+
+	if (rc < 0) {
+		choice_not(c, rc == -EINVAL ? -ENODEV : rc, "%s: %s; ", ops->name, why.why);
+		return;
+	}
+	for (unsigned i = 0; i < w->n; i++)
+		if (w->way[i].ops == ops)
+			return;
+	if (w->n == MULTI_WAYS)
+		return;
+	w->way[w->n].opts = ops == &verbs_ops ? (const void *)c->rdma : !strcmp(ops->name, "tcp") ? c->tcp : NULL;
+	w->way[w->n++].ops = ops;
 }
 
 /* The next name of a comma-separated list; false at its end. */
@@ -154,49 +179,44 @@ static bool next_name(const char **list, char *name, size_t cap)
 	return true;
 }
 
-static int backend_listed(const char *list, const struct be_ops **out, struct err *e)
+static void choice_listed(struct choice *c, const char *list)
 {
-	char name[32], reasons[200] = "";
-	const char *rest = list;
-	int result = -EINVAL, n;
-	size_t used = 0;
+	char name[32];
 
-	while (next_name(&rest, name, sizeof(name))) {
-		struct err why = { 0 };
-		int rc = backend_try(name, out, &why);
+	while (next_name(&list, name, sizeof(name))) {
+		const struct be_ops *ops = backend_find(name);
 
-		if (rc == 0) {
-			log_info("backend %s, as asked for", (*out)->name);
-			return 0;
-		}
-		/* A name that is known is a machine's fault and not the user's. */
-		result = rc == -EINVAL ? result : rc;
-		log_info("backend %s is not available: %s", name, why.why);
-		n = rc == -EINVAL ? snprintf(reasons + used, sizeof(reasons) - used, "%s; ", why.why)
-				  : snprintf(reasons + used, sizeof(reasons) - used, "%s: %s; ", name, why.why);
-		used = n < 0 ? used : min_u64(used + (size_t)n, sizeof(reasons) - 1);
+		if (!ops)
+			choice_not(c, -EINVAL, "there is no \"%s\"%s; ", name, "");
+		else if (ops->caps.in_process)
+			choice_not(c, -EINVAL, "%s %s; ", name, "stays inside one process");
+		else
+			choice_try(c, ops);
 	}
-	return err_set(e, result, "--backend: %schoose from `dwcp backends`", used ? reasons : "the list is empty; ");
 }
 
-int transfer_backend(const char *list, const struct be_ops **out, struct err *e)
+int transfer_backend(const char *list, const struct uring_opts *tcp, const struct verbs_opts *rdma,
+		     struct multi_opts *ways, const struct be_ops **ops, const void **opts, struct err *e)
 {
-	struct err why = { 0 };
+	struct choice c = { .tcp = tcp, .rdma = rdma, .ways = ways, .code = -EINVAL };
 
+	ways->n = 0;
 	if (*list)
-		return backend_listed(list, out, e);
-	for (size_t i = 0; backends[i]; i++) {
-		if (backends[i]->caps.in_process)
-			continue;
-		if (backends[i]->probe(&why) == 0) {
-			log_info("backend %s: the first that this machine can run", backends[i]->name);
-			*out = backends[i];
-			return 0;
-		}
-		log_info("backend %s is not available: %s", backends[i]->name, why.why);
-	}
-	return err_set(e, -ENODEV, "no transport can run on this machine (%s); `dwcp backends` says why",
-		       why.why[0] ? why.why : "this build has none");
+		choice_listed(&c, list);
+	else
+		for (size_t i = 0; backends[i]; i++)
+			if (!backends[i]->caps.in_process)
+				choice_try(&c, backends[i]);
+	if (!ways->n && *list)
+		return err_set(e, c.code, "--backend: %schoose from `dwcp backends`",
+			       c.used ? c.reasons : "the list is empty; ");
+	if (!ways->n)
+		return err_set(e, -ENODEV, "no transport can run on this machine (%s`dwcp backends` says why)",
+			       c.reasons);
+	*ops = ways->n > 1 ? &multi_ops : ways->way[0].ops;
+	*opts = ways->n > 1 ? ways : ways->way[0].opts;
+	log_info("backend %s: %s", (*ops)->name, *list ? "as asked for" : "what this machine can run");
+	return 0;
 }
 
 /* ---- CPUs -------------------------------------------------------------------------------------- */
@@ -346,7 +366,7 @@ static int plan_workers(struct transfer *t, struct err *e)
 	return 0;
 }
 
-static int plan_backend(struct transfer *t, const struct transfer_opts *o, struct err *e)
+static int plan_backend(struct transfer *t, const struct transfer_opts *o, const char *list, struct err *e)
 {
 	int rc = 0;
 
@@ -354,15 +374,14 @@ static int plan_backend(struct transfer *t, const struct transfer_opts *o, struc
 		rc = err_set(e, -EINVAL,
 			     "--chunk-size: what is compressed goes in chunks of at most 1 MB; choose less");
 	if (rc >= 0)
-		rc = transfer_backend(o->backend, &t->ops, e);
+		rc = transfer_backend(list, &o->tcp, &o->rdma, &t->ways, &t->ops, &t->be_opts, e);
 	t->opts = o;
-	t->be_opts = rc < 0 ? NULL : transfer_be_opts(t->ops, &o->tcp);
 	return rc;
 }
 
 int transfer_plan(struct transfer *t, const struct transfer_opts *o, const char *host, struct err *e)
 {
-	int rc = plan_backend(t, o, e);
+	int rc = plan_backend(t, o, o->backend, e);
 
 	if (rc < 0)
 		return rc;
@@ -374,7 +393,9 @@ int transfer_plan(struct transfer *t, const struct transfer_opts *o, const char 
 int transfer_plan_addr(struct transfer *t, const struct transfer_opts *o, const struct be_addr *peer, const char *name,
 		       struct err *e)
 {
-	int rc = plan_backend(t, o, e);
+	/* No RDMA device leads to ourselves. */
+	const char *list = !*o->backend && addr_is_loopback(peer) ? "tcp" : o->backend;
+	int rc = plan_backend(t, o, list, e);
 
 	if (rc < 0)
 		return rc;

@@ -9,8 +9,10 @@
 #include "base/opt.h"
 #include "compress/filter.h"
 #include "transport/client.h"
+#include "transport/multi.h"
 #include "transport/tune.h"
 #include "transport/uring.h"
+#include "transport/verbs.h"
 
 #define TRANSFER_STREAMS 8             /* --streams=auto begins with these… */
 #define TRANSFER_STREAMS_AUTO 64       /* …and takes up to so many */
@@ -28,11 +30,13 @@ struct transfer_opts {
 	char affinity[256]; /* "" auto, "none", or a list of CPUs */
 	uint64_t timeout_ns;
 	struct uring_opts tcp;
+	struct verbs_opts rdma;
 	struct hde_opts hde;
 };
 
 struct opt_group transfer_group(struct transfer_opts *o);
 struct opt_group transfer_tcp_group(struct uring_opts *tcp);
+struct opt_group transfer_rdma_group(struct verbs_opts *rdma);
 struct opt_group transfer_compress_group(struct transfer_opts *o);
 
 /* CPUs that workers are pinned to: worker i to v[i % n]; n 0: not pinned. */
@@ -52,6 +56,7 @@ struct transfer {
 	const struct transfer_opts *opts;
 	const struct be_ops *ops;
 	const void *be_opts;
+	struct multi_opts ways;
 	unsigned streams, streams_most, workers; /* streams: it begins with */
 	struct transfer_flight *flight;          /* set by the command; NULL: what was planned holds to the end */
 	struct cpu_plan cpus;
@@ -61,11 +66,13 @@ struct transfer {
 	char target[300];
 };
 
-/* `list` as --backend takes it: names, of which the first that this machine can run is taken; "" is auto: of all.
- * -EINVAL: there is none of these names; other codes: this machine can run none of them. Errors say why of each. */
-int transfer_backend(const char *list, const struct be_ops **out, struct err *e);
-/* The option struct that belongs to a backend. */
-const void *transfer_be_opts(const struct be_ops *ops, const struct uring_opts *tcp);
+/*
+ * `list` as --backend takes it: names in order of preference, of which those that this machine can run are taken; "" is
+ * auto: of all. One becomes *ops and *opts itself; several become multi_ops over *ways, which must stay where it is.
+ * -EINVAL: there is none of these names; other codes: this machine can run none of them. Errors say why of each.
+ */
+int transfer_backend(const char *list, const struct uring_opts *tcp, const struct verbs_opts *rdma,
+		     struct multi_opts *ways, const struct be_ops **ops, const void **opts, struct err *e);
 
 /* "" is auto: worker i on CPU i of those this process may use. -EINVAL: not a list, or a CPU that is not there. */
 int transfer_cpus(const char *list, struct cpu_plan *out, struct err *e);

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "kmod-free-tests/conformance_impl.h"
 #include "transport/mem.h"
+#include "transport/multi.h"
 #include <stdio.h>
 
 /* What a target's ctx points to. */
@@ -445,6 +446,12 @@ int main(void)
 	t = target("mem1, one-sided", &mem_one_sided_ops, &perfect);
 	failed += conformance_run(&t);
 	t = target("mem1, torn and short", &mem_one_sided_ops, &rough);
+	failed += conformance_run(&t);
+	t = target("mem, as one of several", &multi_ops, &perfect); /* two of them: test_multi */
+	t.opts = &(struct multi_opts){ .n = 1, .way = { { &mem_ops, NULL } } };
+	t.frame_bytes = mem_ops.caps.frame_max;
+	t.drop = NULL;
+	t.inject_put = NULL;
 	failed += conformance_run(&t);
 	t = target("faults of mem", &mem_ops, &perfect);
 	failed += own_faults(&t);

@@ -77,8 +77,7 @@ int main(int argc, char **argv)
 	if (way <= 0)
 		failed = run("rdma", NULL);
 
-	opt_defaults(&(struct opt_group){ .name = "rdma", .rows = verbs_ops.opts, .n = verbs_ops.n_opts, .base = &o },
-		     1);
+	opt_defaults(&(struct opt_group){ .rows = verbs_ops.opts, .n = verbs_ops.n_opts, .base = &o }, 1);
 	o.srq = VERBS_SRQ_ON;
 	if (way < 0 || way == 1)
 		failed += run("rdma, shared receive queue", &o);

@@ -22,6 +22,10 @@ bench: ## the figures of docs/RESULTS.md on this machine
 	@tools/deps.sh build bench
 	@$(MAKE) --no-print-directory all
 	@B=$(B) bench/run.sh $(BENCH_ARGS)
+bench-guest: ## RDMA against perftest over soft-RoCE in a throw-away guest, about ten minutes
+	@tools/deps.sh build guest
+	@$(MAKE) --no-print-directory all
+	@B=$(B) bench/guest.sh $(BENCH_ARGS)
 
 images: ## memory images of real guests for the benchmarks of HDE (as root; IMAGE_ARGS="--load=redis …")
 	@tools/deps.sh images

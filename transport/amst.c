@@ -106,7 +106,12 @@ static int open_worker(struct amst *a, unsigned i, struct err *e)
 	for (uint32_t k = 0; k < w->n_streams; k++)
 		w->streams[k].index = k * a->n + i;
 	rc = open_buffers(w, e);
-	return rc < 0 ? rc : open_backend(w, e);
+	if (rc == 0)
+		rc = open_backend(w, e);
+	/* Only a hint: what cannot be registered is sent all the same. */
+	if (rc == 0 && w->n_bufs && a->cfg.ops->source_add)
+		a->cfg.ops->source_add(w->be, w->buf_mem.addr, w->buf_mem.len, NULL);
+	return rc;
 }
 
 static int start_worker(struct worker *w, struct err *e)

@@ -108,8 +108,8 @@ void rx_chunk(struct worker *w, struct wstream *s, uint32_t transfer, struct rcu
 		stream_fail(w, s, -EPROTO);
 }
 
-/* Where puts come unseen: the next staged chunk that arrived is this one. */
-static bool next_is_staged(const struct wstream *s, const struct chunk_rec *r)
+/* Where puts may come unseen: the next that was seen, or the next staged chunk, is this one. */
+static bool next_is(const struct wstream *s, const struct chunk_rec *r)
 {
 	const struct rx_entry *x = &s->rx[s->rx_head % WIRE_UNCOMMITTED];
 
@@ -129,12 +129,18 @@ static int rx_put_good(struct worker *w, const struct amst_rx *rx, const struct 
 /* Was what the COMMIT names placed, and right? <0: the peer contradicts itself. */
 static int rx_check(struct worker *w, struct wstream *s, const struct amst_rx *rx, const struct chunk_rec *r)
 {
+	const struct be_caps *caps = &w->a->cfg.ops->caps;
 	const uint8_t *at;
 
-	if (!w->a->cfg.ops->caps.sees_puts && !next_is_staged(s, r)) {
+	if ((caps->one_sided || !caps->sees_puts) && !next_is(s, r)) {
 		at = rx->stage && !rx->stage->ops->placed ? NULL : region_at(w, r->object, r->offset, r->len);
 		if (!at)
 			return -EPROTO;
+		/* Nobody here moved these bytes, so nobody has counted them. */
+		if (caps->zero_copy) {
+			metric_add(&w->be->counters.rx_bytes, r->len);
+			metric_add(&w->be->counters.rx_zero_copy_bytes, r->len);
+		}
 		return sum_of(rx->sum, at, r->len) == r->sum ? rx_put_good(w, rx, r) : 0;
 	}
 	if (s->rx_head == s->rx_tail)

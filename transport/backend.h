@@ -66,7 +66,7 @@ typedef uint32_t be_stream;
 struct be_caps {
 	bool one_sided;       /* put needs no work of the peer's CPU */
 	bool zero_copy;       /* can send without copying, where path and hardware allow it */
-	bool sees_puts;       /* delivers BE_PLACED */
+	bool sees_puts;       /* delivers BE_PLACED; one_sided too: not on every stream (transport/multi.h) */
 	bool in_process;      /* reaches only instances of this process (tests, simulation) */
 	uint32_t frame_max;   /* largest message, bytes */
 	uint32_t put_max;     /* largest put, bytes */
@@ -239,6 +239,9 @@ struct be_ops {
 			  struct err *e);
 	int (*region_drop)(struct be *be, uint32_t domain, uint32_t id);
 
+	/* Optional (may be NULL): from now on puts name this region by `key`, which another backend chose, and by that only. */
+	int (*region_key)(struct be *be, uint32_t domain, uint32_t id, uint64_t key);
+
 	/* Optional hint (may be NULL): this memory will be sent from often (registered buffers, local keys). */
 	int (*source_add)(struct be *be, const void *addr, uint64_t len, struct err *e);
 	void (*source_drop)(struct be *be, const void *addr);
@@ -254,6 +257,11 @@ struct be_ops {
 
 	/* Sleeps until something may have happened, wake was called, or timeout_ns passed. May return early. */
 	void (*wait)(struct be *be, uint64_t timeout_ns);
+
+	/* Optional (may be NULL): for a sleep of the caller's own, over several instances. A descriptor that becomes
+	 * readable when wait would return; *timeout_ns is lowered to when it would at the latest. -EAGAIN: poll first.
+	 * Holds for one sleep. */
+	int (*wait_fd)(struct be *be, uint64_t *timeout_ns);
 
 	/* Ends a wait (or the next one) and makes poll deliver BE_WOKEN. Any thread. */
 	void (*wake)(struct be *be);

@@ -8,143 +8,14 @@
 #define SLICE_MOST (10 * NS_PER_S) /* a longer stretch is a clock that jumped, or a machine that slept */
 #define RATE_MOST 1e13             /* bytes per second: nothing carries that */
 #define WAIT_MOST (5 * NS_PER_S)   /* for streams to come up or go; then what is there is measured */
-#define BATCHES_LEAST 8            /* of what is left after the start is cut off */
 #define SIGMAS 1.0                 /* that two rates must differ by */
 #define CHANGED 0.25               /* a rate that is off by so much when it is taken again: another link */
 #define HOLD_LEAST (20 * NS_PER_S) /* between two searches in a transfer */
 #define OFF_LEAST (3 * NS_PER_S)   /* that the rate must be off before another one */
 #define FAR 8
+#define CONFIRM 5      /* rivals that the best is compared with again */
 #define LEAST_PROBES 6 /* that there is time for, however few points there are */
 #define TRIPS 25       /* round trips that a probe may always take: windows grow by them */
-
-/* ---- the meter --------------------------------------------------------------------------------- */
-
-static void meter_reset(struct tune_meter *m)
-{
-	*m = (struct tune_meter){ .per_slice = 1 };
-}
-
-static void meter_halve(struct tune_meter *m)
-{
-	for (unsigned i = 0; i < m->n / 2; i++)
-		m->v[i] = (m->v[2 * i] + m->v[2 * i + 1]) / 2;
-	m->n /= 2;
-	m->per_slice *= 2;
-}
-
-static void meter_add(struct tune_meter *m, const struct pilot_seen *s)
-{
-	m->ns += s->ns;
-	m->bytes += s->bytes;
-	m->segments += s->segments;
-	m->lost += s->lost;
-	m->rtt_ns = s->rtt_ns ? s->rtt_ns : m->rtt_ns;
-	if (s->rtt_least_ns)
-		m->rtt_least_ns = s->rtt_least_ns;
-	m->part += (double)s->bytes * 1e9 / (double)s->ns;
-	if (++m->part_n < m->per_slice)
-		return;
-	m->v[m->n++] = m->part / m->part_n;
-	m->part = 0;
-	m->part_n = 0;
-	m->slice_ns = m->ns / m->n;
-	if (m->n == TUNE_SLICES)
-		meter_halve(m);
-}
-
-struct estimate {
-	double rate, error;
-	bool settled; /* the start is over */
-};
-
-static double mean_of(const double *v, unsigned n)
-{
-	double sum = 0;
-
-	for (unsigned i = 0; i < n; i++)
-		sum += v[i];
-	return n ? sum / n : 0;
-}
-
-static double variance_of(const double *v, unsigned n, double mean)
-{
-	double sum = 0;
-
-	for (unsigned i = 0; i < n; i++)
-		sum += (v[i] - mean) * (v[i] - mean);
-	return n > 1 ? sum / (n - 1) : 0;
-}
-
-/* Lag-1 autocorrelation: what one batch has in common with the next. Few values hide some of it (Marriott and Pope,
- * Biometrika 41, 1954). */
-static double correlation_of(const double *v, unsigned n, double mean, double variance)
-{
-	double sum = 0, r;
-
-	for (unsigned i = 0; i + 1 < n; i++)
-		sum += (v[i] - mean) * (v[i + 1] - mean);
-	r = variance > 0 && n > 2 ? sum / (n - 1) / variance : 0;
-	return fmin(fmax(r + (1 + 3 * r) / n, 0), 0.8);
-}
-
-/* Mann and Kendall: more later values above earlier ones than chance, and correlation r, would bring about. */
-static bool rising(const double *v, unsigned n, double r)
-{
-	double s = 0, deviation = sqrt(n * (n - 1.0) * (2.0 * n + 5) / 18 * (1 + r) / (1 - r));
-
-	for (unsigned i = 0; i < n; i++)
-		for (unsigned k = i + 1; k < n; k++)
-			s += (v[k] > v[i]) - (v[k] < v[i]);
-	return s > 2 * deviation;
-}
-
-/* Where the start ends: the cut that leaves the least standard error, in the first half. */
-static unsigned mser(const double *v, unsigned n)
-{
-	double least = INFINITY;
-	unsigned cut = 0;
-
-	for (unsigned d = 0; d <= n / 2; d++) {
-		double mean = mean_of(v + d, n - d), z = variance_of(v + d, n - d, mean) / (n - d);
-
-		if (z < least) {
-			least = z;
-			cut = d;
-		}
-	}
-	return cut;
-}
-
-/* Batches are not shorter than a round trip: within one, rates only say how acknowledgements came. */
-static unsigned make_batches(const struct tune_meter *m, double *out)
-{
-	uint64_t per = m->slice_ns ? max_u64(div_up_u64(m->rtt_ns, m->slice_ns), 1) : 1;
-	unsigned n = 0;
-
-	per = max_u64(per, m->n / 64);
-	for (uint64_t i = 0; i + per <= m->n; i += per)
-		out[n++] = mean_of(m->v + i, (unsigned)per);
-	return n;
-}
-
-static struct estimate estimate_of(const struct tune_meter *m)
-{
-	double b[TUNE_SLICES], variance, r;
-	unsigned n = make_batches(m, b), cut = mser(b, n), left = n - cut;
-	struct estimate e = { .error = INFINITY };
-
-	if (left < 2) {
-		e.rate = mean_of(b, n);
-		return e;
-	}
-	e.rate = mean_of(b + cut, left);
-	variance = variance_of(b + cut, left, e.rate);
-	r = correlation_of(b + cut, left, e.rate, variance);
-	/* Few values do not know their own spread: about what Student's t adds. */
-	e.error = sqrt(variance / left * (1 + r) / (1 - r)) * (1 + 1.5 / left);
-	e.settled = left >= BATCHES_LEAST && cut < n / 2 && !rising(b + cut, left, r);
-	return e;
-}
 
 /* ---- points ------------------------------------------------------------------------------------ */
 
@@ -200,7 +71,7 @@ static void merge(struct tune_tried *into, const struct tune_tried *from)
 static struct tune_tried measured(const struct tune *t)
 {
 	const struct tune_meter *m = &t->meter;
-	struct estimate e = estimate_of(m);
+	struct tune_estimate e = tune_estimate_of(m);
 	double floor = 0.002 * e.rate; /* nothing is known better than that */
 
 	return (struct tune_tried){
@@ -255,7 +126,7 @@ static enum tune_say probe(struct tune *t, struct tune_point p)
 {
 	bool moves = !same(&t->at, &p);
 
-	meter_reset(&t->meter);
+	tune_meter_reset(&t->meter);
 	t->at = p;
 	return moves ? TUNE_MOVE : TUNE_STAY;
 }
@@ -420,7 +291,7 @@ static enum tune_say after_confirm(struct tune *t, struct tune_tried *got)
 	if (got != best_of(t) && tune_better(t, got, best_of(t)))
 		t->best = (unsigned)(got - t->tried);
 	r = rival(t);
-	if (t->step++ >= 2 || !r)
+	if (t->step++ >= CONFIRM || !r)
 		return over(t);
 	return probe(t, r->p);
 }
@@ -470,7 +341,7 @@ static enum tune_say decide(struct tune *t, struct tune_tried *got)
 
 /* ---- the end of a probe ------------------------------------------------------------------------ */
 
-static bool told_apart(const struct tune *t, const struct estimate *e)
+static bool told_apart(const struct tune *t, const struct tune_estimate *e)
 {
 	const struct tune_tried *best = t->n_tried ? &t->tried[t->best] : NULL;
 	double error;
@@ -489,11 +360,11 @@ static bool probe_over(const struct tune *t)
 {
 	const struct tune_meter *m = &t->meter;
 	uint64_t most = probe_most_of(t);
-	struct estimate e;
+	struct tune_estimate e;
 
 	if (m->ns < (t->cfg.all ? most : max_u64(t->cfg.probe_least_ns, 10 * m->rtt_ns)))
 		return false;
-	e = estimate_of(m);
+	e = tune_estimate_of(m);
 	/* What still rises at the end is given half as long again. */
 	return m->ns >= (e.settled ? most : most + most / 2) || (e.settled && told_apart(t, &e));
 }
@@ -550,7 +421,7 @@ void tune_begin(struct tune *t, const struct tune_config *cfg)
 	t->cfg.n_cc = (unsigned)max_u64(min_u64(cfg->n_cc, TUNE_CC_MAX), 1);
 	t->cfg.n_chunks = (unsigned)max_u64(min_u64(cfg->n_chunks, TUNE_CHUNKS_MAX), 1);
 	t->at = (struct tune_point){ cfg->all ? 1 : t->cfg.streams_first, cfg->chunk[0], 0 };
-	meter_reset(&t->meter);
+	tune_meter_reset(&t->meter);
 }
 
 const struct tune_point *tune_at(const struct tune *t)
@@ -588,7 +459,7 @@ enum tune_say tune_look(struct tune *t, const struct pilot_seen *s)
 	}
 	if (t->phase == TUNE_HOLD)
 		return hold(t, s);
-	meter_add(&t->meter, s);
+	tune_meter_add(&t->meter, s);
 	return probe_over(t) ? take(t) : TUNE_STAY;
 }
 

@@ -9,9 +9,7 @@
  *           └─► others: what the other congestion controls do there ─► chunks ─► confirm: the best and its rival again
  *                                                                       └─► hold (in a transfer) or end
  *
- * A probe lasts until its rate is known well enough for what it is compared with, and not longer: the start of it, while
- * windows grow, is cut off by MSER (White, "An effective truncation heuristic for bias reduction in simulation output",
- * Simulation 69, 1997), and the error of what is left is that of its batch means with their autocorrelation. Two rates
+ * A probe lasts until its rate is known well enough for what it is compared with, and not longer (tune_meter.h). Two rates
  * that cannot be told apart, or that differ by less than `apart`, are equal: then the one with fewer streams is better.
  *
  * Plain data of a fixed size; no allocation; any number of them at once.
@@ -20,13 +18,12 @@
 #define DWCP_TRANSPORT_TUNE_H
 
 #include "base/clock.h"
-#include "base/pilot.h"
+#include "transport/tune_meter.h"
 #include <stddef.h>
 
 #define TUNE_CHUNKS_MAX 6
 #define TUNE_CC_MAX 4
 #define TUNE_TRIED_MAX 256
-#define TUNE_SLICES 256
 
 struct tune_point {
 	uint32_t streams, chunk; /* chunk: bytes */
@@ -59,14 +56,6 @@ enum tune_say {
 };
 
 enum tune_phase { TUNE_FIRST, TUNE_UP, TUNE_DOWN, TUNE_OTHERS, TUNE_CHUNKS, TUNE_CONFIRM, TUNE_HOLD, TUNE_OVER };
-
-/* Rates of one probe, evenly spaced; two become one when there is no room. */
-struct tune_meter {
-	double v[TUNE_SLICES];
-	unsigned n, per_slice, part_n;
-	double part;
-	uint64_t ns, bytes, segments, lost, rtt_ns, rtt_least_ns, slice_ns, wait_ns;
-};
 
 struct tune {
 	struct tune_config cfg;

@@ -250,18 +250,35 @@ static int uring_poll(struct be *be, struct be_event *ev, int max)
 	return out.n;
 }
 
+/* False: there is something to do already. Else *timeout_ns is no longer than the next deadline allows. */
+static bool may_sleep(struct uring *u, uint64_t *timeout_ns)
+{
+	if (u->ready.head || u->incoming.head || atomic_load(&u->woken) || io_uring_cq_ready(&u->ring))
+		return false;
+	if (u->next_deadline != UINT64_MAX) {
+		uint64_t now = clock_now(&u->clock);
+
+		*timeout_ns = min_u64(*timeout_ns, u->next_deadline > now ? u->next_deadline - now : 0);
+	}
+	return true;
+}
+
 static void uring_wait(struct be *be, uint64_t timeout_ns)
 {
 	struct uring *u = uring_of(be);
 
-	if (u->ready.head || u->incoming.head || atomic_load(&u->woken) || io_uring_cq_ready(&u->ring))
-		return;
-	if (u->next_deadline != UINT64_MAX) {
-		uint64_t now = clock_now(&u->clock);
+	if (may_sleep(u, &timeout_ns))
+		ring_sleep(u, timeout_ns);
+}
 
-		timeout_ns = min_u64(timeout_ns, u->next_deadline > now ? u->next_deadline - now : 0);
-	}
-	ring_sleep(u, timeout_ns);
+static int uring_wait_fd(struct be *be, uint64_t *timeout_ns)
+{
+	struct uring *u = uring_of(be);
+
+	if (!may_sleep(u, timeout_ns))
+		return -EAGAIN;
+	ring_enter(u);
+	return io_uring_cq_ready(&u->ring) ? -EAGAIN : u->ring.ring_fd;
 }
 
 const struct be_ops uring_ops = {
@@ -289,6 +306,7 @@ const struct be_ops uring_ops = {
 	.stream_close = uring_stream_close,
 	.region_add = uring_region_add,
 	.region_drop = uring_region_drop,
+	.region_key = uring_region_key,
 	.source_add = uring_source_add,
 	.source_drop = uring_source_drop,
 	.send = uring_send,
@@ -296,6 +314,7 @@ const struct be_ops uring_ops = {
 	.poll = uring_poll,
 	.release = uring_release,
 	.wait = uring_wait,
+	.wait_fd = uring_wait_fd,
 	.wake = uring_wake,
 	.info = uring_info,
 	.steer = uring_steer,

@@ -318,6 +318,7 @@ void regions_close(struct uring *u);
 int uring_region_add(struct be *be, uint32_t domain, uint32_t id, void *addr, uint64_t len, struct be_token *out,
 		     struct err *e);
 int uring_region_drop(struct be *be, uint32_t domain, uint32_t id);
+int uring_region_key(struct be *be, uint32_t domain, uint32_t id, uint64_t key);
 uint32_t region_find(const struct uring *u, uint32_t domain, uint32_t id, uint64_t key);
 void region_unbusy(struct uring *u, uint32_t region);
 int uring_source_add(struct be *be, const void *addr, uint64_t len, struct err *e);

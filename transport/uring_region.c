@@ -113,6 +113,14 @@ static uint32_t region_named(const struct uring *u, uint32_t domain, uint32_t id
 	return U_NONE;
 }
 
+static void region_hash(struct uring *u, uint32_t i)
+{
+	uint32_t *at = &u->region_buckets[u->regions[i].key & u->region_mask];
+
+	u->regions[i].next = *at;
+	*at = i;
+}
+
 int uring_region_add(struct be *be, uint32_t domain, uint32_t id, void *addr, uint64_t len, struct be_token *out,
 		     struct err *e)
 {
@@ -134,8 +142,7 @@ int uring_region_add(struct be *be, uint32_t domain, uint32_t id, void *addr, ui
 	r = &u->regions[i];
 	u->free_region = r->next;
 	*r = (struct u_region){ .addr = addr, .len = len, .key = key, .domain = domain, .id = id, .used = true };
-	r->next = u->region_buckets[key & u->region_mask];
-	u->region_buckets[key & u->region_mask] = i;
+	region_hash(u, i);
 	*out = (struct be_token){ .id = id, .key = key };
 	return 0;
 }
@@ -150,15 +157,33 @@ static void region_free(struct uring *u, uint32_t i)
 	u->free_region = i;
 }
 
-/* No new put finds it any more. */
-static void region_hide(struct uring *u, uint32_t i)
+static void region_unhash(struct uring *u, uint32_t i)
 {
 	uint32_t *at = &u->region_buckets[u->regions[i].key & u->region_mask];
 
 	while (*at != i)
 		at = &u->regions[*at].next;
 	*at = u->regions[i].next;
+}
+
+/* No new put finds it any more. */
+static void region_hide(struct uring *u, uint32_t i)
+{
+	region_unhash(u, i);
 	u->regions[i].dropped = true;
+}
+
+int uring_region_key(struct be *be, uint32_t domain, uint32_t id, uint64_t key)
+{
+	struct uring *u = uring_of(be);
+	uint32_t i = region_named(u, domain, id);
+
+	if (i == U_NONE || u->regions[i].dropped)
+		return -ENOENT;
+	region_unhash(u, i);
+	u->regions[i].key = key;
+	region_hash(u, i);
+	return 0;
 }
 
 void region_unbusy(struct uring *u, uint32_t region)

@@ -170,10 +170,7 @@ static int verbs_open(const struct be_open *o, struct be **out, struct err *e)
 	if (rc < 0)
 		return rc;
 	if (!o->opts) {
-		opt_defaults(
-			&(struct opt_group){
-				.name = "rdma", .rows = options, .n = ARRAY_LEN(options), .base = &defaults },
-			1);
+		opt_defaults(&(struct opt_group){ .rows = options, .n = ARRAY_LEN(options), .base = &defaults }, 1);
 		mine.opts = &defaults;
 	}
 	return plugin->hooks->open(&mine, out, e);
@@ -257,6 +254,11 @@ static void verbs_wait(struct be *be, uint64_t timeout_ns)
 	plugin->hooks->wait(be, timeout_ns);
 }
 
+static int verbs_wait_fd(struct be *be, uint64_t *timeout_ns)
+{
+	return plugin->hooks->wait_fd(be, timeout_ns);
+}
+
 static void verbs_wake(struct be *be)
 {
 	plugin->hooks->wake(be);
@@ -299,6 +301,7 @@ const struct be_ops verbs_ops = {
 	.poll = verbs_poll,
 	.release = verbs_release,
 	.wait = verbs_wait,
+	.wait_fd = verbs_wait_fd,
 	.wake = verbs_wake,
 	.info = verbs_info,
 };

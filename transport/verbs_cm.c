@@ -494,6 +494,63 @@ void v_reject(struct be *be, struct be_request *r, const void *reply)
 	rdma_destroy_id(id);
 }
 
+/* --- identifiers of streams that are over --- */
+
+#define ZOMBIE_TIME (3 * NS_PER_S)
+
+static bool is_zombie(const struct rdma_cm_id *id)
+{
+	return (uintptr_t)id->context & 1;
+}
+
+static struct v_zombie *zombie_of(const struct rdma_cm_id *id)
+{
+	return (struct v_zombie *)((uintptr_t)id->context & ~(uintptr_t)1);
+}
+
+static void zombie_end(struct v_zombie *z)
+{
+	rdma_destroy_id(z->id);
+	z->id = NULL;
+}
+
+void cm_end(struct verbs *u, struct rdma_cm_id *id, bool answered)
+{
+	struct v_zombie *z = u->zombies;
+
+	while (z < u->zombies + u->n_zombies && z->id)
+		z++;
+	if (answered || z == u->zombies + u->n_zombies) {
+		rdma_destroy_id(id);
+		return;
+	}
+	*z = (struct v_zombie){ .id = id, .until = u->now + ZOMBIE_TIME };
+	id->context = (void *)((uintptr_t)z | 1);
+}
+
+void cm_tick(struct verbs *u)
+{
+	for (uint32_t i = 0; i < u->n_zombies; i++)
+		if (u->zombies[i].id && u->now >= u->zombies[i].until)
+			zombie_end(&u->zombies[i]);
+}
+
+bool cm_quiet(const struct verbs *u)
+{
+	for (uint32_t i = 0; i < u->n_zombies; i++)
+		if (u->zombies[i].id)
+			return false;
+	return true;
+}
+
+void cm_close(struct verbs *u)
+{
+	for (uint32_t i = 0; i < u->n_zombies; i++)
+		if (u->zombies[i].id)
+			zombie_end(&u->zombies[i]);
+	free(u->zombies);
+}
+
 /* --- events --- */
 
 static bool next_event(struct verbs *u, struct cm_event *out)
@@ -516,9 +573,14 @@ void cm_events(struct verbs *u)
 	struct cm_event ev;
 
 	while (next_event(u, &ev)) {
-		if (ev.type == RDMA_CM_EVENT_CONNECT_REQUEST)
+		if (ev.type == RDMA_CM_EVENT_CONNECT_REQUEST) {
 			request_new(u, &ev);
-		else if (ev.id->context)
+		} else if (is_zombie(ev.id)) {
+			if (ev.type == RDMA_CM_EVENT_DISCONNECTED || ev.type == RDMA_CM_EVENT_TIMEWAIT_EXIT ||
+			    ev.type == RDMA_CM_EVENT_DEVICE_REMOVAL)
+				zombie_end(zombie_of(ev.id));
+		} else if (ev.id->context) {
 			stream_event(ev.id->context, &ev);
+		}
 	}
 }

@@ -155,7 +155,9 @@ struct v_stream {
 	bool hello_due, bye_due, bye_sent, probe_due;
 
 	/* life */
-	bool connected_pending, connected_data, disconnected, clean;
+	bool connected_pending, connected_data, clean;
+	bool disconnecting;   /* rdma_disconnect was called… */
+	bool disconnected;    /* …or the peer's was heard of */
 	bool flushed;         /* the queue pair is gone, and every completion of it was seen */
 	atomic_int async_err; /* set by whoever reads the device's events */
 	int down_err;
@@ -180,6 +182,13 @@ struct be_request {
 	struct be_request *next;
 	_Atomic(struct be_request *) returned_next;
 	uint8_t preamble[BE_PREAMBLE];
+};
+
+/* An identifier whose stream is over and whose disconnect is not answered: destroyed before, it would keep us in the
+ * kernel for as long as that goes on asking (a minute, in Linux 6.1). */
+struct v_zombie {
+	struct rdma_cm_id *id; /* NULL: free */
+	uint64_t until;
 };
 
 struct v_region {
@@ -262,6 +271,9 @@ struct verbs {
 	struct v_region *regions;
 	uint32_t n_regions;
 	struct v_source sources[V_SOURCES];
+
+	struct v_zombie *zombies; /* one for each stream, and as many for those that follow */
+	uint32_t n_zombies;
 
 	/* listener */
 	struct rdma_cm_id *listener;
@@ -358,6 +370,10 @@ void requests_close(struct verbs *u);
 void requests_collect(struct verbs *u);
 void requests_deliver(struct verbs *u, struct v_out *out);
 void cm_events(struct verbs *u);
+void cm_end(struct verbs *u, struct rdma_cm_id *id, bool answered); /* destroys it, at once or later */
+void cm_tick(struct verbs *u);
+bool cm_quiet(const struct verbs *u); /* nothing is left to be destroyed */
+void cm_close(struct verbs *u);
 uint8_t cm_mtu(const struct verbs *u, uint8_t path);
 
 /* verbs_tx.c */
@@ -380,6 +396,7 @@ void v_release(struct be *be, uint32_t frame);
 
 /* verbs_poll.c */
 int v_poll(struct be *be, struct be_event *ev, int max);
+int v_wait_fd(struct be *be, uint64_t *timeout_ns);
 void v_wait(struct be *be, uint64_t timeout_ns);
 void v_wake(struct be *be);
 uint32_t v_drain(struct verbs *u); /* hands completions to their owners; how many there were */

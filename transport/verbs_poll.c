@@ -4,6 +4,7 @@
 #include "transport/verbs_impl.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -11,6 +12,7 @@
 #include <unistd.h>
 
 #define CLOSE_BOUND (700 * NS_PER_MS)
+#define CLOSE_ANSWERS (50 * NS_PER_MS)
 
 static const struct be_ops *table;
 
@@ -44,9 +46,12 @@ static int streams_open(struct verbs *u, const struct be_open *o, struct err *e)
 	u->free_streams = calloc(o->streams, sizeof *u->free_streams);
 	u->op_store = calloc((size_t)o->streams * o->sends, sizeof *u->op_store);
 	u->wr_store = calloc((size_t)o->streams * depth, sizeof *u->wr_store);
+	u->n_zombies = 2 * o->streams;
+	u->zombies = calloc(u->n_zombies, sizeof *u->zombies);
 	u->by_qpn = calloc(buckets, sizeof(struct v_stream *));
 	u->tx_store = aligned_alloc(4096, u->tx_bytes);
-	if (!u->streams || !u->free_streams || !u->op_store || !u->wr_store || !u->by_qpn || !u->tx_store)
+	if (!u->streams || !u->free_streams || !u->op_store || !u->wr_store || !u->zombies || !u->by_qpn ||
+	    !u->tx_store)
 		return err_set(e, -ENOMEM, "rdma: no memory for %u streams of %u sends", o->streams, o->sends);
 	memset(u->tx_store, 0, u->tx_bytes);
 	for (uint32_t i = 0; i < o->streams; i++) {
@@ -124,6 +129,7 @@ static int channels_open(struct verbs *u, struct err *e)
 /* Everything that open took, in any state of it. */
 static void free_all(struct verbs *u)
 {
+	cm_close(u);
 	requests_close(u);
 	regions_close(u);
 	for (uint32_t i = 0; i < V_DOMAINS; i++)
@@ -175,24 +181,36 @@ static int v_open(const struct be_open *o, struct be **out, struct err *e)
 
 /* --- close --- */
 
+static void look(struct verbs *u);
+
+/* Until every queue pair is flushed; and a little for peers to answer, which they need not do. */
+static bool closed(struct verbs *u, uint64_t answers)
+{
+	bool left = false;
+
+	u->now = clock_now(&u->clock);
+	v_drain(u);
+	look(u);
+	for (uint32_t i = 0; i < u->n_streams; i++) {
+		vs_reap(&u->streams[i]);
+		left |= u->streams[i].state == V_DYING && !u->streams[i].flushed;
+	}
+	for (uint32_t i = 0; !left && i < u->n_streams; i++)
+		if (u->streams[i].state != V_FREE)
+			vs_free(&u->streams[i]);
+	return !left && (cm_quiet(u) || u->now > answers);
+}
+
 static void v_close(struct be *be)
 {
 	struct verbs *u = verbs_of(be);
-	uint64_t end = clock_now(&u->clock) + CLOSE_BOUND;
-	bool left = true;
+	uint64_t begun = clock_now(&u->clock), end = begun + CLOSE_BOUND;
 
 	u->closing = true;
 	for (uint32_t i = 0; i < u->n_streams; i++)
 		vs_die(&u->streams[i], -ECANCELED);
-	while (left && u->now < end) {
-		left = false;
-		u->now = clock_now(&u->clock);
-		v_drain(u);
-		for (uint32_t i = 0; i < u->n_streams; i++) {
-			vs_reap(&u->streams[i]);
-			left |= u->streams[i].state == V_DYING && !u->streams[i].flushed;
-		}
-	}
+	while (!closed(u, begun + CLOSE_ANSWERS) && u->now < end)
+		sched_yield();
 	for (uint32_t i = 0; i < u->n_streams; i++)
 		if (u->streams[i].state != V_FREE)
 			vs_free(&u->streams[i]);
@@ -279,6 +297,7 @@ static void tick(struct verbs *u)
 	if (u->now - u->ticked_at < (u->n_dying ? NS_PER_MS : V_TICK))
 		return;
 	u->ticked_at = u->now;
+	cm_tick(u);
 	for (uint32_t i = 0; i < u->n_streams; i++)
 		if (u->streams[i].state != V_FREE)
 			vs_tick(&u->streams[i]);
@@ -344,23 +363,31 @@ static uint64_t next_look(const struct verbs *u, uint64_t timeout_ns)
 	return u->n_free_streams < u->n_streams ? min_u64(timeout_ns, V_TICK) : timeout_ns;
 }
 
-void v_wait(struct be *be, uint64_t timeout_ns)
+int v_wait_fd(struct be *be, uint64_t *timeout_ns)
 {
 	struct verbs *u = verbs_of(be);
 	uint64_t spin = clock_now(&u->clock) + u->opts.busy_poll;
-	struct epoll_event ev;
 
 	do {
 		step(u);
 		if (busy(u))
-			return;
+			return -EAGAIN;
 	} while (u->opts.busy_poll && u->now < spin);
 	if (!arm(u) || busy(u))
-		return;
-	timeout_ns = next_look(u, timeout_ns);
+		return -EAGAIN;
+	*timeout_ns = next_look(u, *timeout_ns);
 	metric_add(&u->be.counters.syscalls, 1);
-	epoll_wait(u->ep, &ev, 1, (int)min_u64(div_up_u64(timeout_ns, NS_PER_MS), 1u << 30));
 	u->look = true;
+	return u->ep;
+}
+
+void v_wait(struct be *be, uint64_t timeout_ns)
+{
+	struct epoll_event ev;
+	int ep = v_wait_fd(be, &timeout_ns);
+
+	if (ep >= 0)
+		epoll_wait(ep, &ev, 1, (int)min_u64(div_up_u64(timeout_ns, NS_PER_MS), 1u << 30));
 }
 
 void v_wake(struct be *be)
@@ -392,6 +419,7 @@ static const struct be_ops hooks = {
 	.poll = v_poll,
 	.release = v_release,
 	.wait = v_wait,
+	.wait_fd = v_wait_fd,
 	.wake = v_wake,
 	.info = v_info,
 };

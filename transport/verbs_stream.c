@@ -238,7 +238,7 @@ void vs_free(struct v_stream *s)
 	tx_drop(s);
 	rx_drop(s);
 	if (s->id)
-		rdma_destroy_id(s->id);
+		cm_end(u, s->id, !s->disconnecting || s->disconnected);
 	s->id = NULL;
 	s->dom = NULL;
 	vs_state(s, V_FREE);
@@ -260,7 +260,7 @@ void vs_die(struct v_stream *s, int err)
 	s->deadline = s->u->now + V_FLUSH_BOUND;
 	if (s->qp && (was == V_OPEN || was == V_CLOSING || was == V_ACCEPTING || was == V_CONNECTING)) {
 		queue_pair_error(s);
-		rdma_disconnect(s->id);
+		s->disconnecting = rdma_disconnect(s->id) == 0;
 	}
 	vs_ready(s);
 }

@@ -25,7 +25,7 @@ cd "$(dirname "$0")/../.." || exit 1
 here=kmod-free-tests/guest
 : "${B:=build/gcc}"
 
-append= hosts=1 net=rdma limit=120 memory=1024 cpus='' log='' tests=() with=() vars=()
+append='' hosts=1 net=rdma limit=120 memory=1024 cpus='' log='' tests=() with=() vars=()
 usage() {
 	sed -n '5,17s/^# \{0,1\}//p' "$here/guest.sh" >&2
 	exit 2

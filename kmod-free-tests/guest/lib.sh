@@ -147,8 +147,8 @@ each_host() {
 # What user space still has of RDMA objects; the kernel's own have no process.
 rdma_left_on() {
 	# shellcheck disable=SC2016
-	on "$1" bash -c 'for o in ctx qp cq mr; do rdma resource show $o; done 2>/dev/null | grep " pid [0-9]"' |
-		sed "s/^/left behind on $1: /"
+	on "$1" bash -c 'printf "resource show %s\n" ctx qp cq mr | rdma -b - 2>/dev/null | grep " pid [0-9]" |
+		sed "s/^/left behind on $0: /"' "$1"
 }
 nothing_left() { # log
 	local _

@@ -30,7 +30,7 @@ for ns in A B; do
 	ip netns exec $ns sysctl -q -w net.ipv4.tcp_rmem='4096 131072 33554432' net.ipv4.tcp_wmem='4096 131072 33554432'
 done
 half=$(awk -v r="$rtt" 'BEGIN { print r / 2 }')
-# shellcheck disable=SC2086
+# shellcheck disable=SC2046,SC2086
 tc -n A qdisc add dev x root netem rate $rate delay ${half}ms $( ((jitter > 0)) && echo ${jitter}ms) loss $loss limit "$queue" || exit
 tc -n B qdisc add dev x root netem delay "${half}ms" limit 100000 || exit
 if ((ping)); then

@@ -29,7 +29,7 @@ cmocka_program() { # name
 	cmd=("./tests/$name")
 	[[ $1 == "$name" ]] || cmd=(valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite
 		"--suppressions=/job/valgrind.supp" "${cmd[@]}")
-	CMOCKA_MESSAGE_OUTPUT=STDOUT timeout -k 5 "${GUEST_PROGRAM_LIMIT:-90}" "${cmd[@]}" >"$log" 2>&1
+	CMOCKA_MESSAGE_OUTPUT=STDOUT TEST_PATIENCE=60 timeout -k 5 "${GUEST_PROGRAM_LIMIT:-240}" "${cmd[@]}" >"$log" 2>&1
 	rc=$?
 	while read -r what rest; do
 		case $what in
@@ -56,7 +56,7 @@ script_test() { # script function
 	began=$SECONDS
 	mkdir -p "/tmp/$2"
 	# shellcheck disable=SC2016
-	TEST_TMP=/tmp/$2 timeout -k 5 "${GUEST_TEST_LIMIT:-60}" bash -c '. /guest/lib.sh; . "/job/$0.sh"; cd "$TEST_TMP"; "$1"' \
+	TEST_TMP=/tmp/$2 timeout -k 5 "${GUEST_TEST_LIMIT:-150}" bash -c '. /guest/lib.sh; . "/job/$0.sh"; cd "$TEST_TMP"; "$1"' \
 		"$1" "$2" >"$log" 2>&1 </dev/null
 	rc=$?
 	((rc == 0 || rc == 77)) || each_host show_logs >>"$log" 2>&1

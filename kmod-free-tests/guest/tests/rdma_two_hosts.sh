@@ -27,8 +27,10 @@ test_benchmark_places_without_copies() {
 	echo "$out"
 	[[ $out == *'"backend": "rdma"'* ]] || fail "another backend"
 	[[ $out == *'"verified": true'* ]] || fail "not verified"
-	grep -Eq '"zero_copy_bytes": [1-9]' <<<"$out" || fail "no byte was placed without a copy"
-	grep -Eq '"copied_bytes": 0[,}]?$' <<<"$out" || fail "bytes of raw puts were copied"
+	# Messages are copied, COMMITs among them: one for many chunks.
+	awk '{ gsub(/[",:]/, "") } $1 ~ /^(received_)?zero_copy_bytes$/ { z[++n] = $2 } $1 ~ /^(received_)?copied_bytes$/ { c[++m] = $2 }
+		END { exit !(n == 2 && m == 2 && z[1] >= 16777216 && c[1] * 100 < z[1] && c[2] * 100 < 16777216) }' <<<"$out" ||
+		fail "bytes of raw puts were copied"
 	served b
 }
 
@@ -44,7 +46,7 @@ test_reverse() {
 test_64_streams() {
 	local out
 	serve b --backend rdma
-	out=$(dwcp benchmark amst --peer 10.0.0.2 --backend rdma --streams 64 --data-size 16MB --iterations 1 --json) ||
+	out=$(dwcp benchmark amst --peer 10.0.0.2 --backend rdma --streams 64 --data-size 4MB --iterations 1 --json) ||
 		fail "benchmark failed: $out"
 	[[ $out == *'"verified": true'* ]] || fail "not verified: $out"
 	served b
@@ -71,7 +73,8 @@ test_five_percent_loss() {
 
 test_link_goes_and_comes_back() {
 	local rc
-	random_file f 20000
+	random_file f 12000
+	netem a "rate 40mbit"
 	serve b --backend rdma
 	bg a sender dwcp send -v "$PWD/f" 10.0.0.2 --backend rdma --streams 4 --timeout 30s
 	sleep 1
@@ -88,7 +91,8 @@ test_link_goes_and_comes_back() {
 
 test_peer_killed_while_it_is_written_to() {
 	local rc
-	random_file f 40000
+	random_file f 12000
+	netem a "rate 40mbit"
 	serve b --backend rdma
 	bg a sender dwcp send -v "$PWD/f" 10.0.0.2 --backend rdma --streams 4 --timeout 5s
 	sleep 1.5
@@ -100,6 +104,7 @@ test_peer_killed_while_it_is_written_to() {
 	grep -q '^dwcp: send: ' /tmp/sender.log || fail "nothing is told"
 	on b bash -c '[[ ! -e /tmp/store/f ]]' || fail "a part took the whole file's name"
 	# What is there already is not sent again.
+	netem a
 	serve b --backend rdma
 	dwcp send --resume f 10.0.0.2 --backend rdma --streams 4 || fail "resume failed"
 	same_file f b
@@ -107,12 +112,14 @@ test_peer_killed_while_it_is_written_to() {
 }
 
 test_sender_killed() {
-	random_file f 40000
+	random_file f 12000
+	netem a "rate 40mbit"
 	serve b --backend rdma
 	bg a sender dwcp send "$PWD/f" 10.0.0.2 --backend rdma --streams 4
 	sleep 1.5
 	bg_kill a sender KILL
 	bg_wait a sender 5
+	netem a
 	random_file g 500
 	dwcp send g 10.0.0.2 --backend rdma || fail "the server is of no use any more"
 	same_file g b
