@@ -213,7 +213,7 @@ static int measure_delta(struct run *r, struct hb_result *results, struct err *e
 		return rc;
 	json_object_set_new(r->report, "base", json_string(r->base.name));
 	json_object_set_new(r->report, "changed_pages", json_integer((json_int_t)d.changed));
-	json_object_set_new(r->report, "changed_bytes", json_integer((json_int_t)(d.changed * MEMORY_PAGE)));
+	json_object_set_new(r->report, "changed_bytes", json_integer((json_int_t)d.changed * MEMORY_PAGE));
 	json_object_set_new(r->report, "xbzrle_bytes", json_integer((json_int_t)d.xbzrle_bytes));
 	json_object_set_new(r->report, "delta", results_json(results, r->n));
 	hb_report_delta(r->report, &r->input, &r->base, &d, results, r->n);
