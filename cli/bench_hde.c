@@ -29,7 +29,8 @@ static const struct cmd_usage usage = {
 		"compared. The memory is an image of a guest (--input; bench/image.sh makes some), or synthetic: 60 % zeros, "
 		"30 % text, 10 % random. With --base the pages that changed since an older image are measured as well. --oracle "
 		"tries every choice of the selector on the blocks of the images and tells how far it was from the best "
-		"plan; --train makes the selector's model from them; the image `synthetic` is 64 MB of synthetic memory. Speeds are CPU time of one thread; MB are 10^6 bytes.",
+		"plan; --train makes the selector's model from them; the image `synthetic` is 64 MB of synthetic memory. "
+		"Speeds are CPU time of one thread; MB are 10^6 bytes.",
 	.examples =
 		"  dwcp benchmark hde --data-size=100MB --algorithms=all --iterations=50\n"
 		"  dwcp benchmark hde --input=redis-2.1.img --base=redis-2.0.img --json=result.json\n"
@@ -212,7 +213,7 @@ static int measure_delta(struct run *r, struct hb_result *results, struct err *e
 		return rc;
 	json_object_set_new(r->report, "base", json_string(r->base.name));
 	json_object_set_new(r->report, "changed_pages", json_integer((json_int_t)d.changed));
-	json_object_set_new(r->report, "changed_bytes", json_integer((json_int_t)(d.changed * MEMORY_PAGE)));
+	json_object_set_new(r->report, "changed_bytes", json_integer((json_int_t)d.changed * MEMORY_PAGE));
 	json_object_set_new(r->report, "xbzrle_bytes", json_integer((json_int_t)d.xbzrle_bytes));
 	json_object_set_new(r->report, "delta", results_json(results, r->n));
 	hb_report_delta(r->report, &r->input, &r->base, &d, results, r->n);
