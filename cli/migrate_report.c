@@ -190,6 +190,9 @@ int migrate_print_json(const struct migrate_cmd *m, const char *path, struct err
 	char id[GUEST_ID_TEXT];
 	int rc;
 
+	part = outcome_json(m);
+	json_object_update(result, part);
+	json_decref(part);
 	part = json_pack("{s:s, s:s, s:I, s:s?, s:s, s:s, s:s?, s:s, s:i, s:I, s:s, s:s, s:f, s:f, s:o, s:o}", "guest",
 			 m->kind->name, "guest_id", guest_id_text(id, &r->id), "memory_bytes",
 			 (json_int_t)m->opts.memory, "tracker", tracker, "policy",
@@ -199,9 +202,6 @@ int migrate_print_json(const struct migrate_cmd *m, const char *path, struct err
 			 hde_mode_names[m->transfer_opts.hde.mode], "verify", migrate_verify_names[m->opts.verify],
 			 "guest_writes_per_s", m->guest_writes_per_s, "guest_steps_per_s", m->guest_steps_per_s,
 			 "rounds", rounds_json(r), "tracking", tracking_json(&r->tracking));
-	json_object_update(result, part);
-	json_decref(part);
-	part = outcome_json(m);
 	json_object_update(result, part);
 	json_decref(part);
 	json_object_set_new(result, "n_rounds", json_integer((json_int_t)(r->n_rounds + r->more_rounds)));
