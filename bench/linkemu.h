@@ -33,6 +33,8 @@ int linkemu_up(const char *name, const struct link_settings *s, int *owner, stru
 int linkemu_join(const char *name, enum link_side side, struct err *e);
 /* {"name", "pid", "settings", "ab": {counters}, "ba": {counters}}: see linkemu_ctl.c; decref is the caller's. */
 int linkemu_status(const char *name, json_t **out, struct err *e);
+/* The same as scripts read it, units in the names. */
+int linkemu_describe(const json_t *status, json_t **out, struct err *e);
 /* Replaces the settings while traffic runs; but for `offload` and `seed`, which stay. */
 int linkemu_set(const char *name, const struct link_settings *s, struct err *e);
 /* Ends it and what runs in it; returns how many processes that were. */

@@ -215,6 +215,35 @@ int linkemu_down(const char *name, struct err *e)
 	return rc;
 }
 
+static json_t *end_json(enum link_side side)
+{
+	char ipv4[32], ipv6[64];
+
+	snprintf(ipv4, sizeof(ipv4), LINK_IPV4 "%d", side == LINK_A ? 1 : 2);
+	snprintf(ipv6, sizeof(ipv6), LINK_IPV6 "%d", side == LINK_A ? 1 : 2);
+	return json_pack("{s:s, s:s, s:s}", "ipv4", ipv4, "ipv6", ipv6, "device", LINK_DEVICE);
+}
+
+int linkemu_describe(const json_t *status, json_t **out, struct err *e)
+{
+	static const char *const names[] = { "ab", "ba" };
+	struct link_settings s;
+	int rc = link_settings_read(&s, json_object_get(status, "settings"), e);
+
+	if (rc < 0)
+		return rc;
+	*out = json_pack("{s:O, s:O, s:i, s:b, s:i, s:o, s:o}", "name", json_object_get(status, "name"), "pid",
+			 json_object_get(status, "pid"), "mtu", (int)s.common.mtu, "offload", s.common.offload, "seed",
+			 (int)s.common.seed, "a", end_json(LINK_A), "b", end_json(LINK_B));
+	for (int d = 0; d < 2; d++) {
+		json_t *direction = link_direction_json(&s.dir[d]);
+
+		json_object_update(direction, json_object_get(status, names[d]));
+		json_object_set_new(*out, names[d], direction);
+	}
+	return 0;
+}
+
 json_t *linkemu_list(void)
 {
 	FILE *f = fopen("/proc/net/unix", "re");

@@ -2,13 +2,15 @@
 #include "bench/linkemu_opt.h"
 #include "base/clock.h"
 #include "base/util.h"
+#include <dirent.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define QUEUE_LEAST (150u << 10) /* a hundred packets of an Ethernet */
+#define QUEUE_LEAST (150u << 10)        /* a hundred packets of an Ethernet */
+#define QUEUE_LEAST_NS (10 * NS_PER_MS) /* and what a host's own queue holds of a fast one */
 #define QUEUE_UNLIMITED (64u << 20)
 #define MEMORY_MAX (2ull << 30)
 
@@ -101,7 +103,7 @@
 		  .min = 1500,                                                                         \
 		  .max = 1ull << 30,                                                                   \
 		  .auto_ok = true,                                                                     \
-		  .help = "bytes that wait before the link, at most; auto: rate x round trip, 150 KB at least" },
+		  .help = "bytes that wait before the link, at most; auto: what the rate carries in a round trip, 10 ms and 150 KB at least" },
 
 #define NO_ALIAS(name) NULL
 #define OWN_ALIAS(name) name
@@ -236,39 +238,88 @@ int link_settings_apply(struct link_settings *s, const struct link_opts *given, 
 	return rc;
 }
 
-/* Where profiles lie: beside the sources, or where they were installed; seen from the program. */
-static int find_profile(const char *name, char path[PATH_MAX], struct err *e)
+/* Folder i in which profiles may lie: beside the sources, or where they were installed, seen from the program. */
+static bool profile_folder(size_t i, char folder[PATH_MAX])
 {
 	static const char *const places[] = { "../configs/links", "../../configs/links", "../share/dwcp/links" };
 	char exe[PATH_MAX - 128];
 	ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
 	char *slash;
 
-	if (strchr(name, '/') || (strlen(name) > 5 && !strcmp(name + strlen(name) - 5, ".yaml"))) {
-		snprintf(path, PATH_MAX, "%s", name);
-		return 0;
-	}
 	exe[n > 0 ? n : 0] = 0;
 	slash = strrchr(exe, '/');
 	if (slash)
 		*slash = 0;
-	snprintf(path, PATH_MAX, "configs/links/%.64s.yaml", name);
-	for (size_t i = 0; access(path, R_OK) < 0; i++) {
-		if (i == ARRAY_LEN(places))
-			return err_set(e, -EINVAL,
-				       "there is no profile \"%.64s\"; `dwcp linkemu profiles` lists them, "
-				       "and a file is named by its path",
-				       name);
-		snprintf(path, PATH_MAX, "%s/%s/%.64s.yaml", exe, places[i], name);
+	if (!i)
+		snprintf(folder, PATH_MAX, "configs/links");
+	else if (i <= ARRAY_LEN(places))
+		snprintf(folder, PATH_MAX, "%s/%s", exe, places[i - 1]);
+	return i <= ARRAY_LEN(places);
+}
+
+static int find_profile(const char *name, char path[PATH_MAX + 80], struct err *e)
+{
+	char folder[PATH_MAX];
+
+	if (strchr(name, '/') || (strlen(name) > 5 && !strcmp(name + strlen(name) - 5, ".yaml"))) {
+		snprintf(path, PATH_MAX, "%s", name);
+		return 0;
 	}
-	return 0;
+	for (size_t i = 0; profile_folder(i, folder); i++) {
+		snprintf(path, PATH_MAX + 80, "%s/%.64s.yaml", folder, name);
+		if (access(path, R_OK) == 0)
+			return 0;
+	}
+	return err_set(
+		e, -EINVAL,
+		"there is no profile \"%.64s\"; `dwcp linkemu profiles` lists them, and a file is named by its path",
+		name);
+}
+
+/* The first line of a profile says what it is. */
+static json_t *profile_json(const char *folder, const char *file)
+{
+	char path[2 * PATH_MAX], line[256] = "";
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/%s", folder, file);
+	f = fopen(path, "re");
+	if (!f)
+		return NULL;
+	if (!fgets(line, sizeof(line), f) || *line != '#')
+		*line = 0;
+	fclose(f);
+	line[strcspn(line, "\n")] = 0;
+	return json_pack("{s:s%, s:s, s:s}", "name", file, strlen(file) - strlen(".yaml"), "about",
+			 line + strspn(line, "# "), "file", path);
+}
+
+json_t *link_profiles(void)
+{
+	json_t *list = json_array();
+	char folder[PATH_MAX];
+
+	for (size_t i = 0; profile_folder(i, folder) && !json_array_size(list); i++) {
+		struct dirent **found = NULL;
+		int n = scandir(folder, &found, NULL, alphasort);
+
+		for (int k = 0; k < n; k++) {
+			const char *dot = strrchr(found[k]->d_name, '.');
+
+			if (dot && dot != found[k]->d_name && !strcmp(dot, ".yaml"))
+				json_array_append_new(list, profile_json(folder, found[k]->d_name));
+			free(found[k]);
+		}
+		free(found);
+	}
+	return list;
 }
 
 static int load_profile(struct link_settings *s, const char *name, struct err *e)
 {
 	struct link_opts o = { 0 };
 	struct opt_group groups[LINK_GROUPS];
-	char path[PATH_MAX], *slash;
+	char path[PATH_MAX + 80], *slash;
 	int rc = find_profile(name, path, e);
 
 	if (rc < 0)
@@ -322,7 +373,8 @@ static void set_params(struct link_params *p, const struct link_dir_opts *d, con
 		.queue = d->queue,
 	};
 	if (!p->queue)
-		p->queue = rate ? max_u64(QUEUE_LEAST, (uint64_t)((double)rate / 8e9 * (double)round_trip_ns))
+		p->queue = rate ? max_u64(QUEUE_LEAST, (uint64_t)((double)rate / 8e9 *
+								  (double)max_u64(round_trip_ns, QUEUE_LEAST_NS)))
 				: QUEUE_UNLIMITED;
 }
 

@@ -51,6 +51,8 @@ void link_groups(struct link_opts *o, struct opt_group groups[LINK_GROUPS]);
 
 /* Defaults, then the profile (a name of configs/links, a file, or NULL), then what `o` was given. */
 int link_settings_make(struct link_settings *s, const char *profile, const struct link_opts *o, struct err *e);
+/* [{"name", "about", "file"}] */
+json_t *link_profiles(void);
 /* What `o` was given, on top of what is there. */
 int link_settings_apply(struct link_settings *s, const struct link_opts *o, struct err *e);
 

@@ -12,8 +12,8 @@
 
 #define RING_MIN 4096u
 #define RING_MAX (1u << 20)
-#define PACKET_TYPICAL 256  /* bytes; a ring has room for packets of this size at least */
-#define RATE_UNLIMITED 40e9 /* what an unlimited link is taken for when room is planned */
+#define PACKET_TYPICAL 512 /* bytes; a ring has room for packets of this size at least */
+#define RATE_UNLIMITED 10e9 /* what an unlimited link is taken for when room is planned */
 #define WANDER_CORNERS 4    /* × jitter between two corners: packets never come closer than at 2 × the rate */
 #define JITTER_SALT 0x6a69747465720000ull
 

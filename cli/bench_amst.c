@@ -14,11 +14,12 @@ static const struct cmd_usage usage = {
 		"Moves memory to memory over many streams and measures throughput, latency of chunks, copies, CPU time and "
 		"memory; the digest of both regions proves what arrived last: the contents change before each iteration, and "
 		"between --omit and --duration. Without --peer it starts its own receiver process on "
-		"loopback. GB/s are 10^9 bytes per second, sizes are 1024-based.",
+		"loopback, or with --link over an emulated network. GB/s are 10^9 bytes per second, sizes are 1024-based.",
 	.examples = "  dwcp benchmark amst\n"
 		    "  dwcp benchmark amst --mode=datacenter --data-size=1GB --streams=512 --iterations=100\n"
 		    "  dwcp benchmark amst --duration=10s --omit=1s --region=4MB --checksum=none --streams=2\n"
-		    "  dwcp benchmark amst --peer=10.0.0.2 --reverse --json=result.json\n",
+		    "  dwcp benchmark amst --peer=10.0.0.2 --reverse --json=result.json\n"
+		    "  dwcp benchmark amst --link=simulated_internet --duration=10s --data-size=64MB --streams=32\n",
 };
 
 #define FIELD(f) offsetof(struct bench_amst_opts, f)
@@ -92,7 +93,7 @@ static const struct opt rows[] = {
 	  .def = "",
 	  .max = sizeof(((struct bench_amst_opts *)0)->link),
 	  .unit = "PROFILE",
-	  .help = "an emulated network in between; refused by this release, which has no `dwcp linkemu`" },
+	  .help = "sender and receiver at the two ends of an emulated network: a profile of `dwcp linkemu` or a YAML file" },
 	{ .name = "check",
 	  .type = OPT_BOOL,
 	  .offset = FIELD(check),
@@ -110,14 +111,11 @@ static int plan(struct transfer *t, const struct transfer_opts *o, const struct 
 {
 	const struct be_addr loopback = { .len = sizeof(struct sockaddr_in),
 					  .in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) } };
+	const struct be_addr side_b = bench_link_addr();
 	int rc = opts->peer[0] ? transfer_plan(t, o, opts->peer, e)
-			       : transfer_plan_addr(t, o, &loopback, "own receiver", e);
+			       : transfer_plan_addr(t, o, opts->link[0] ? &side_b : &loopback, "own receiver", e);
 	char most[32];
 
-	if (rc >= 0 && opts->link[0])
-		rc = err_set(e, -EINVAL,
-			     "--link: bad networks between two namespaces come with `dwcp linkemu`, which this release "
-			     "does not have; measure over a real one with --peer");
 	if (rc >= 0 && o->chunk > t->ops->caps.put_max)
 		rc = err_set(e, -EINVAL, "--chunk-size: %s sends at most %s at a time; choose less", t->ops->name,
 			     format_size(most, sizeof(most), t->ops->caps.put_max));
@@ -129,6 +127,8 @@ static int check_options(const struct bench_amst_opts *o, bool compress, struct 
 	if (o->interval_ns && o->interval_ns < 100 * NS_PER_MS)
 		return err_set(e, -EINVAL,
 			       "--interval: less than 100 ms cannot be told apart; choose more, or 0 for none");
+	if (o->link[0] && o->peer[0])
+		return err_set(e, -EINVAL, "--link is a network to an own receiver: choose it or --peer");
 	if (o->reverse && compress)
 		return err_set(e, -EINVAL, "--reverse: a peer sends what it has as it is; leave --compress out");
 	if (o->reverse && strcmp(o->content, "random"))
@@ -182,16 +182,22 @@ static int run(struct bench_amst *b, struct transfer *t, const char *json)
 	transfer_raise_limits();
 	cmd_catch_signals();
 	b->result.own_peer = !b->opts->peer[0];
-	if (b->result.own_peer) {
-		rc = bench_peer_start(&peer, t, memory, false, &e);
+	if (b->opts->link[0])
+		rc = bench_link_up(b->link, &e);
+	if (rc >= 0 && b->result.own_peer) {
+		rc = bench_peer_start(&peer, t, b->link, memory, false, &e);
 		t->peer[0] = peer.addr;
 		addr_format(t->target, sizeof(t->target), &peer.addr);
 	}
 	if (rc >= 0)
+		rc = bench_link_enter(b->link, LINK_A, &e);
+	if (rc >= 0)
 		rc = bench_amst_run(b, &e);
 	bench_peer_stop(&peer, rc >= 0);
+	bench_link_leave(b->link);
 	status = report(b, rc, json, &e);
 	bench_amst_free(b);
+	bench_link_down(b->link);
 	return status;
 }
 
@@ -208,8 +214,10 @@ int cmd_benchmark_amst(int argc, char **argv)
 		cmd_output_group(&output),
 	};
 	static struct transfer_flight flight;
+	static const struct link_opts nothing;
 	struct transfer t = { .flight = &flight };
-	struct bench_amst b = { .opts = &opts, .transfer = &t };
+	struct bench_link link = { .name = "" };
+	struct bench_amst b = { .opts = &opts, .transfer = &t, .link = &link };
 	struct err e = { 0 };
 	int n, status, rc;
 
@@ -220,6 +228,8 @@ int cmd_benchmark_amst(int argc, char **argv)
 	rc = check_options(&opts, transfer_opts.hde.mode != HDE_NONE, &e);
 	if (rc >= 0)
 		rc = plan(&t, &transfer_opts, &opts, &e);
+	if (rc >= 0 && opts.link[0])
+		rc = link_settings_make(&link.settings, opts.link, &nothing, &e);
 	if (rc < 0) {
 		cmd_fail(usage.name, &e);
 		return rc == -EINVAL ? CMD_USAGE : CMD_FAILED;

@@ -20,7 +20,7 @@ struct bench_amst_opts {
 	char peer[280];                             /* "": own receiver */
 	bool reverse;
 	char content[256]; /* "random" or a file */
-	char link[32];
+	char link[1024];
 	bool check;
 	double target; /* GB/s */
 };
@@ -69,8 +69,9 @@ struct bench_result {
 struct bench_amst {
 	const struct bench_amst_opts *opts;
 	const struct transfer *transfer;
-	bool text; /* results and interval lines to standard output */
-	bool bar;  /* progress, on a terminal */
+	struct bench_link *link; /* not up: none */
+	bool text;               /* results and interval lines to standard output */
+	bool bar;                /* progress, on a terminal */
 	struct bench_result result;
 
 	/* while it runs */

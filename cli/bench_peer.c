@@ -26,13 +26,15 @@ struct hello {
 	struct err err;
 };
 
-static int open_server(struct server **s, const struct transfer *t, uint64_t memory_max, struct dest *d, struct err *e)
+static int open_server(struct server **s, const struct transfer *t, struct bench_link *link, uint64_t memory_max,
+		       struct dest *d, struct err *e)
 {
+	const struct be_addr loopback = { .len = sizeof(struct sockaddr_in),
+					  .in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) } };
 	struct server_config cfg = {
 		.ops = t->ops,
 		.be_opts = t->be_opts,
-		.listen.len = sizeof(struct sockaddr_in),
-		.listen.in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) },
+		.listen = link->name[0] ? bench_link_addr() : loopback,
 		.workers = t->workers,
 		.sessions = d ? SESSIONS_OF_GUESTS : 1,
 		.memory_max = memory_max,
@@ -46,7 +48,9 @@ static int open_server(struct server **s, const struct transfer *t, uint64_t mem
 		.seed = 1,
 	};
 
-	return server_open(s, &cfg, e);
+	int rc = bench_link_enter(link, LINK_B, e);
+
+	return rc < 0 ? rc : server_open(s, &cfg, e);
 }
 
 static bool session_over(struct server *s)
@@ -59,8 +63,8 @@ static bool session_over(struct server *s)
 	return sc.sessions_started && !sc.sessions_now;
 }
 
-static __attribute__((noreturn)) void child(int fd, pid_t parent, const struct transfer *t, uint64_t memory_max,
-					    bool guests)
+static __attribute__((noreturn)) void child(int fd, pid_t parent, const struct transfer *t, struct bench_link *link,
+					    uint64_t memory_max, bool guests)
 {
 	struct hello h = { 0 };
 	struct dest *d = NULL;
@@ -74,7 +78,7 @@ static __attribute__((noreturn)) void child(int fd, pid_t parent, const struct t
 	if (guests)
 		h.rc = dest_open(&d, &(struct dest_config){ .memory_max = memory_max, .workers = t->workers }, &h.err);
 	if (h.rc == 0)
-		h.rc = open_server(&s, t, memory_max, d, &h.err);
+		h.rc = open_server(&s, t, link, memory_max, d, &h.err);
 	if (h.rc == 0)
 		h.addr = *server_bound(s);
 	if (write(fd, &h, sizeof(h)) != sizeof(h) || h.rc < 0)
@@ -107,7 +111,8 @@ static int hear_hello(int fd, struct hello *h, struct err *e)
 	return err_set(e, -ECHILD, "the receiver process did not start; name a --peer instead");
 }
 
-int bench_peer_start(struct bench_peer *p, const struct transfer *t, uint64_t memory_max, bool guests, struct err *e)
+int bench_peer_start(struct bench_peer *p, const struct transfer *t, struct bench_link *link, uint64_t memory_max,
+		     bool guests, struct err *e)
 {
 	struct hello h = { 0 };
 	pid_t parent = getpid();
@@ -119,7 +124,7 @@ int bench_peer_start(struct bench_peer *p, const struct transfer *t, uint64_t me
 	fflush(NULL);
 	p->pid = fork();
 	if (p->pid == 0)
-		child(fds[1], parent, t, memory_max, guests);
+		child(fds[1], parent, t, link, memory_max, guests);
 	rc = p->pid < 0 ? -errno : 0;
 	close(fds[1]);
 	if (rc < 0) {

@@ -7,6 +7,7 @@
 #ifndef DWCP_CLI_BENCH_PEER_H
 #define DWCP_CLI_BENCH_PEER_H
 
+#include "cli/bench_link.h"
 #include "cli/transfer.h"
 #include <sys/types.h>
 
@@ -15,8 +16,10 @@ struct bench_peer {
 	struct be_addr addr;
 };
 
-/* Forks: to be called before there are threads. guests: it takes migrated guests, too, as `dwcp serve` does. */
-int bench_peer_start(struct bench_peer *p, const struct transfer *t, uint64_t memory_max, bool guests, struct err *e);
+/* Forks: to be called before there are threads. On loopback, or on side B of the link if that is up.
+ * guests: it takes migrated guests, too, as `dwcp serve` does. */
+int bench_peer_start(struct bench_peer *p, const struct transfer *t, struct bench_link *link, uint64_t memory_max,
+		     bool guests, struct err *e);
 /* Any state. done: its session was ended in order, so it ends by itself: waits for that, bounded, then kills it.
  * Otherwise ends it now. */
 void bench_peer_stop(struct bench_peer *p, bool done);

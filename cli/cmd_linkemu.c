@@ -42,36 +42,6 @@ static int failed(const struct cmd_usage *u, const struct err *e)
 
 /* ---- status ------------------------------------------------------------------------------------ */
 
-static json_t *end_json(enum link_side side)
-{
-	char ipv4[32], ipv6[64];
-
-	snprintf(ipv4, sizeof(ipv4), LINK_IPV4 "%d", side == LINK_A ? 1 : 2);
-	snprintf(ipv6, sizeof(ipv6), LINK_IPV6 "%d", side == LINK_A ? 1 : 2);
-	return json_pack("{s:s, s:s, s:s}", "ipv4", ipv4, "ipv6", ipv6, "device", LINK_DEVICE);
-}
-
-/* What a link says of itself, as scripts read it. */
-static int link_json(const json_t *status, json_t **out, struct err *e)
-{
-	static const char *const names[] = { "ab", "ba" };
-	struct link_settings s;
-	int rc = link_settings_read(&s, json_object_get(status, "settings"), e);
-
-	if (rc < 0)
-		return rc;
-	*out = json_pack("{s:O, s:O, s:i, s:b, s:i, s:o, s:o}", "name", json_object_get(status, "name"), "pid",
-			 json_object_get(status, "pid"), "mtu", (int)s.common.mtu, "offload", s.common.offload, "seed",
-			 (int)s.common.seed, "a", end_json(LINK_A), "b", end_json(LINK_B));
-	for (int d = 0; d < 2; d++) {
-		json_t *direction = link_direction_json(&s.dir[d]);
-
-		json_object_update(direction, json_object_get(status, names[d]));
-		json_object_set_new(*out, names[d], direction);
-	}
-	return 0;
-}
-
 static uint64_t count(const json_t *direction, const char *key)
 {
 	return (uint64_t)json_integer_value(json_object_get(direction, key));
@@ -126,7 +96,7 @@ static int print_links(const struct cmd_usage *u, const char *name, bool counter
 		if (rc == -ENOENT && !name) /* it ended meanwhile */
 			continue;
 		if (rc >= 0 && *json)
-			rc = link_json(status, &link, e);
+			rc = linkemu_describe(status, &link, e);
 		else if (rc >= 0)
 			rc = print_link(status, counters, e);
 		if (link)
@@ -175,6 +145,42 @@ static int cmd_status(int argc, char **argv)
 	if (print_links(&status_usage, given ? opts.name : NULL, true, output.json, &e) < 0)
 		return failed(&status_usage, &e);
 	return CMD_OK;
+}
+
+static const struct cmd_usage profiles_usage = {
+	.name = "linkemu profiles",
+	.operands = "",
+	.about =
+		"Lists the profiles that `up` and `benchmark amst --link` know by name. A profile is a YAML file with the options "
+		"of `up` in the sections link (both directions), ab, ba and hosts.",
+};
+
+static int cmd_profiles(int argc, char **argv)
+{
+	struct cmd_output output = { 0 };
+	const struct opt_group groups[] = { cmd_output_group(&output) };
+	json_t *profiles, *one, *result;
+	struct err e = { 0 };
+	size_t i;
+	int n, rc = 0, status = cmd_options(&profiles_usage, groups, ARRAY_LEN(groups), 0, 0, argc, argv, &n);
+
+	if (status != CMD_RUN)
+		return status;
+	profiles = link_profiles();
+	if (output.json[0]) {
+		result = json_result(profiles_usage.name, true);
+		json_object_set(result, "profiles", profiles);
+		rc = json_write(result, output.json, &e);
+		json_decref(result);
+	} else {
+		json_array_foreach(profiles, i, one)
+		{
+			printf("%-20s %s\n", json_string_value(json_object_get(one, "name")),
+			       json_string_value(json_object_get(one, "about")));
+		}
+	}
+	json_decref(profiles);
+	return rc < 0 ? failed(&profiles_usage, &e) : CMD_OK;
 }
 
 /* ---- up, set, down ----------------------------------------------------------------------------- */
@@ -373,5 +379,6 @@ const struct command cmd_linkemu_table[] = {
 	{ .name = "set", .run = cmd_set, .help = "change it while traffic runs" },
 	{ .name = "status", .run = cmd_status, .help = "show links and what happened to packets" },
 	{ .name = "down", .run = cmd_down, .help = "end a link" },
+	{ .name = "profiles", .run = cmd_profiles, .help = "list the profiles there are" },
 	{ 0 },
 };

@@ -347,6 +347,7 @@ static int run(struct migrate_cmd *m, const char *json)
 {
 	uint64_t room = m->opts.memory + ROOM_THERE;
 	struct bench_peer peer = { .pid = 0 };
+	struct bench_link no_link = { .name = "" };
 	struct err e = { 0 };
 	bool moved;
 	int rc = 0, status;
@@ -354,7 +355,7 @@ static int run(struct migrate_cmd *m, const char *json)
 	transfer_raise_limits();
 	cmd_catch_signals();
 	if (!m->opts.peer[0]) {
-		rc = bench_peer_start(&peer, &m->transfer, room, true, &e);
+		rc = bench_peer_start(&peer, &m->transfer, &no_link, room, true, &e);
 		m->transfer.peer[0] = peer.addr;
 		addr_format(m->transfer.target, sizeof(m->transfer.target), &peer.addr);
 	}

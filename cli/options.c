@@ -55,7 +55,7 @@ static const struct opt_group common_group = {
 
 /* The YAML sections of all commands, so that one file serves several of them. */
 static const char *const sections[] = { "log",      "output",    "tcp",      "mem",     "amst",  "serve", "send",
-					"transfer", "benchmark", "bench",    "store",   "stats", "tune",  "compress",
+					"transfer", "benchmark", "bench",    "store",   "stats", "tune",  "hde",
 					"predict",  "migrate",   "simulate", "linkemu", "link",  "hosts", "ab",
 					"ba",       "guests",    "synth",    "kvm",     NULL };
 

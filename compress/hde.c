@@ -13,8 +13,6 @@
 
 const char *const hde_mode_names[] = { "none", "auto", "datacenter", "internet", NULL };
 
-static const char *const dictionary_names[] = { "auto", "on", "off", NULL };
-
 #define FIELD(f) offsetof(struct hde_opts, f)
 
 static const struct opt rows[] = {
@@ -59,20 +57,11 @@ static const struct opt rows[] = {
 	  .offset = FIELD(prefetch),
 	  .def = "true",
 	  .help = "touch pages ahead of the scan" },
-	{ .name = "dictionary",
-	  .alias = "dictionary_enabled",
-	  .type = OPT_ENUM,
-	  .offset = FIELD(dictionary),
-	  .def = "auto",
-	  .values = dictionary_names,
-	  .help = "train a dictionary for small blocks from the pages of the first round; auto: in internet mode" },
 };
 
 struct opt_group hde_group(struct hde_opts *o)
 {
-	return (struct opt_group){
-		.name = "compress", .help = "Compression", .rows = rows, .n = ARRAY_LEN(rows), .base = o
-	};
+	return (struct opt_group){ .name = "hde", .help = "Compression", .rows = rows, .n = ARRAY_LEN(rows), .base = o };
 }
 
 void hde_opts_default(struct hde_opts *o, int mode)
@@ -130,13 +119,12 @@ static int open_worker(struct hde_enc *e, struct enc_worker *w, struct err *err)
 	if (rc < 0)
 		return rc;
 	w->raw = malloc(CODEC_BLOCK_MAX);
-	w->mid = malloc(CODEC_BLOCK_MAX);
+	w->mid = malloc(4 + CODEC_BLOCK_MAX + MATCH_REC_MAX);
 	w->base = malloc(CODEC_BLOCK_MAX);
-	w->lit = malloc(CODEC_BLOCK_MAX);
 	w->rec = malloc(MATCH_REC_MAX);
 	w->ctl = malloc((size_t)HDE_BATCH_PAGES * DELTA_CTL_MAX);
 	w->data = malloc((size_t)HDE_BATCH_PAGES * HDE_DELTA_MOST);
-	if (!w->raw || !w->mid || !w->base || !w->lit || !w->rec || !w->ctl || !w->data)
+	if (!w->raw || !w->mid || !w->base || !w->rec || !w->ctl || !w->data)
 		return err_set(err, -ENOMEM, "no memory for a worker that compresses: use fewer workers");
 	cost = rate_cost(e, w);
 	sel_init(&w->sel, e->cfg.model, &cost);
@@ -190,7 +178,6 @@ void hde_enc_close(struct hde_enc *e)
 		free(w->raw);
 		free(w->mid);
 		free(w->base);
-		free(w->lit);
 		free(w->rec);
 		free(w->ctl);
 		free(w->data);

@@ -52,7 +52,6 @@ struct hde_opts {
 	uint64_t link_bits_per_s; /* predicted bandwidth; 0: auto, measured from acknowledgements */
 	double cpu;               /* CPU share of a worker, 0.01 … 1 */
 	bool prefetch;            /* touch the next pages while this one is worked on */
-	int dictionary;           /* 0 auto, 1 on, 2 off */
 };
 
 struct opt_group hde_group(struct hde_opts *o);

@@ -14,13 +14,11 @@ static const uint16_t *pages_of(const struct batch_enc *x, const struct block_pl
 }
 
 /* The pages of a block, one after the other: where they lie, if they lie so, or a copy. */
-static const uint8_t *gather(struct batch_enc *x, const struct block_plan *p, uint32_t *bytes)
+static const uint8_t *gather(struct batch_enc *x, const struct block_plan *p)
 {
 	const uint16_t *v = pages_of(x, p);
-	uint32_t last = v[p->n - 1];
 
-	*bytes = (uint32_t)(p->n - 1) * HDE_PAGE + batch_len(x->b, last);
-	if (last - v[0] + 1 == p->n)
+	if (v[p->n - 1] - v[0] + 1 == p->n)
 		return batch_bytes(x->b, v[0]);
 	for (uint32_t k = 0; k < p->n; k++)
 		memcpy(x->w->raw + (size_t)k * HDE_PAGE, batch_bytes(x->b, v[k]), batch_len(x->b, v[k]));
@@ -105,19 +103,17 @@ static void encode_deltas(struct batch_enc *x, const struct block_plan *p)
 	const uint16_t *v = pages_of(x, p);
 	struct enc_worker *w = x->w;
 	struct hw_block h = { .type = HW_DELTA, .raw = p->n * HDE_PAGE };
-	struct sum_state sum;
 	uint32_t ctl = 0;
 	uint8_t *at = w->mid + 4;
 	struct wcur c = wcur_init(w->mid, 4);
 
-	sum_begin(&sum, SUM_XXH3);
 	for (uint32_t k = 0; k < p->n; k++) {
 		uint32_t i = v[k];
 
 		memcpy(at, w->ctl + (size_t)i * DELTA_CTL_MAX, w->delta[i].ctl);
 		at += w->delta[i].ctl;
 		ctl += w->delta[i].ctl;
-		sum_add(&sum, batch_bytes(x->b, i), HDE_PAGE);
+		h.sum = hw_sum(h.sum, page_hash(x, i));
 		x->bases = bases_add(x->bases, batch_page(x->b, i), batch_state(x, i)->acked);
 	}
 	put_u32(&c, ctl);
@@ -128,7 +124,6 @@ static void encode_deltas(struct batch_enc *x, const struct block_plan *p)
 		at += w->delta[i].data;
 	}
 	h.mid = (uint32_t)(at - w->mid);
-	h.sum = sum_end(&sum);
 	metric_add(&w->stats.delta_bytes, h.mid);
 	append(x, &h, w->mid, NULL, false);
 }
@@ -138,12 +133,10 @@ static void encode_copies(struct batch_enc *x, const struct block_plan *p)
 	const uint16_t *v = pages_of(x, p);
 	struct enc_worker *w = x->w;
 	struct hw_block h = { .type = HW_CODED, .flags = HW_MATCHES, .raw = p->n * HDE_PAGE };
-	struct wcur c = wcur_init(w->mid, CODEC_BLOCK_MAX), first;
-	struct sum_state sum;
+	struct wcur c = wcur_init(w->mid, CODEC_BLOCK_MAX);
 	int64_t last = 0;
 
-	sum_begin(&sum, SUM_XXH3);
-	put_u32(&c, 0);
+	put_u32(&c, 0); /* no literals */
 	for (uint32_t k = 0; k < p->n; k++) {
 		uint32_t from = w->copy_of[v[k]];
 
@@ -152,13 +145,10 @@ static void encode_copies(struct batch_enc *x, const struct block_plan *p)
 		put_leb32(&c, zigzag((int64_t)from - last));
 		put_leb32(&c, 0);
 		last = from;
-		sum_add(&sum, batch_bytes(x->b, v[k]), HDE_PAGE);
+		h.sum = hw_sum(h.sum, page_hash(x, v[k]));
 		x->bases = bases_add(x->bases, from, __atomic_load_n(&x->e->pages[from].acked, __ATOMIC_RELAXED));
 	}
 	h.mid = (uint32_t)(c.p - w->mid);
-	h.sum = sum_end(&sum);
-	first = wcur_init(w->mid, 4);
-	put_u32(&first, h.mid - 4);
 	append(x, &h, w->mid, NULL, false);
 }
 
@@ -180,22 +170,43 @@ static bool gather_base(struct batch_enc *x, const struct block_plan *p, struct 
 	return true;
 }
 
+/* The pages without what is found elsewhere, behind it where; false: all of them are at w->mid + 4. */
+static bool take_out_matches(struct batch_enc *x, const struct block_plan *p, struct hw_block *h)
+{
+	struct enc_worker *w = x->w;
+	uint32_t lits, rec = block_match(x, pages_of(x, p), p->n, w->mid + 4, &lits);
+	struct wcur c = wcur_init(w->mid, 4);
+
+	if (!rec)
+		return false;
+	put_u32(&c, lits);
+	memcpy(w->mid + 4 + lits, w->rec, rec);
+	h->mid = 4 + lits + rec;
+	h->flags |= HW_MATCHES;
+	return true;
+}
+
 static void encode_pages(struct batch_enc *x, const struct block_plan *p)
 {
+	const struct hde_config *cfg = &x->e->cfg;
 	struct hde_stats *s = &x->w->stats;
 	struct hw_block h = { .type = HW_CODED };
 	struct codec_base base;
-	const uint8_t *raw = gather(x, p, &h.raw);
 	bool based = p->class == CLASS_CHANGED && gather_base(x, p, &base);
+	const uint8_t *mid;
 
-	if (x->e->cfg.on_block)
-		x->e->cfg.on_block(x->e->cfg.on_block_ctx, raw, h.raw);
+	for (uint32_t k = 0; k < p->n; k++) {
+		h.raw += batch_len(x->b, pages_of(x, p)[k]);
+		h.sum = hw_sum(h.sum, page_hash(x, pages_of(x, p)[k]));
+	}
 	h.mid = h.raw;
-	h.sum = sum_of(SUM_XXH3, raw, h.raw);
-	if (!based && x->e->n_pages && !x->alone && !x->e->cfg.no_match &&
-	    block_match(x, pages_of(x, p), p->n, raw, &h))
-		raw = x->w->mid;
-	append(x, &h, raw, based ? &base : NULL, p->class == CLASS_RANDOM);
+	if (based || !x->e->n_pages || x->alone || cfg->no_match)
+		mid = gather(x, p);
+	else
+		mid = take_out_matches(x, p, &h) ? x->w->mid : x->w->mid + 4;
+	if (cfg->on_block)
+		cfg->on_block(cfg->on_block_ctx, mid, h.mid);
+	append(x, &h, mid, based ? &base : NULL, p->class == CLASS_RANDOM);
 	for (uint32_t k = 0; (h.flags & HW_PREFIX) && k < p->n; k++) {
 		uint32_t i = pages_of(x, p)[k];
 

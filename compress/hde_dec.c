@@ -201,9 +201,9 @@ static int apply_matches(struct payload *p, const struct hw_block *h, uint8_t *o
 	int64_t page = 0;
 
 	if (c.bad || n > rcur_left(&c))
-		return refuse(p, "a list of matches is longer than its block");
-	lit = rcur_init(c.p + n, rcur_left(&c) - n);
-	c = rcur_init(c.p, n);
+		return refuse(p, "the literals are longer than their block");
+	lit = rcur_init(c.p, n);
+	c = rcur_init(c.p + n, rcur_left(&c) - n);
 	while (rcur_left(&c)) {
 		uint32_t plain = get_leb32(&c), len = get_leb32(&c), offset;
 		const uint8_t *from;
@@ -278,6 +278,16 @@ static bool gather_base(struct payload *p, struct codec_base *base)
 	return true;
 }
 
+static uint64_t sum_pages(const struct payload *p)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < p->h.n; i++)
+		if (p->w->kind[i] == p->block + 1)
+			sum = hw_sum(sum, sum_of(SUM_XXH3, p->w->at[i], page_bytes(p, i)));
+	return sum;
+}
+
 static int decode_pages(struct payload *p, const struct hw_block *h, const uint8_t *in)
 {
 	uint8_t *out = p->w->pages + p->used;
@@ -297,7 +307,7 @@ static int decode_pages(struct payload *p, const struct hw_block *h, const uint8
 	rc = h->type == HW_DELTA ? apply_deltas(p, h, out) : direct ? 0 : apply_matches(p, h, out);
 	if (rc < 0)
 		return rc;
-	if (sum_of(SUM_XXH3, out, h->raw) != h->sum)
+	if (sum_pages(p) != h->sum)
 		return refuse(p, "a block's checksum is wrong");
 	p->used += h->raw;
 	return 0;

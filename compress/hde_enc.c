@@ -69,11 +69,21 @@ static bool sent_bytes_equal(struct hde_enc *e, uint32_t page, const uint8_t *da
 	       !memcmp((const uint8_t *)e->cfg.frozen + (uint64_t)page * HDE_PAGE, data, HDE_PAGE);
 }
 
+uint64_t page_hash(struct batch_enc *x, uint32_t i)
+{
+	struct enc_worker *w = x->w;
+
+	if (!w->hashed[i])
+		w->hash[i] = sum_of(SUM_XXH3, batch_bytes(x->b, i), batch_len(x->b, i));
+	w->hashed[i] = true;
+	return w->hash[i];
+}
+
 static bool find_copy(struct batch_enc *x, uint32_t i)
 {
 	struct hde_enc *e = x->e;
 	const uint8_t *data = batch_bytes(x->b, i);
-	uint64_t hash = sum_of(SUM_XXH3, data, HDE_PAGE);
+	uint64_t hash = page_hash(x, i);
 	uint32_t found[DEDUP_WAYS], page = batch_page(x->b, i);
 	unsigned n = dedup_find(&e->dedup, hash, found);
 
@@ -137,6 +147,7 @@ static void look_at_pages(struct batch_enc *x)
 	struct enc_worker *w = x->w;
 
 	memset(w->n_group, 0, sizeof w->n_group);
+	memset(w->hashed, 0, sizeof w->hashed);
 	for (uint32_t i = 0; i < x->b->n; i++) {
 		enum page_class c;
 

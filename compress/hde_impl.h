@@ -40,7 +40,7 @@ struct hw_block {
 	uint32_t raw; /* bytes of the pages (of the dictionary) */
 	uint32_t mid; /* bytes that the codec makes */
 	uint32_t len; /* bytes that follow */
-	uint64_t sum; /* XXH3 of the raw bytes */
+	uint64_t sum; /* hw_sum over the XXH3 of each page */
 };
 
 /* Order matters: a digest of (page, version) pairs. */
@@ -48,6 +48,13 @@ static inline uint64_t bases_add(uint64_t sum, uint64_t page, uint32_t version)
 {
 	sum = (sum ^ (page << 24) ^ version) * 0x9e3779b97f4a7c15ull;
 	return sum ^ sum >> 29;
+}
+
+/* A block's checksum: of its pages' in order. */
+static inline uint64_t hw_sum(uint64_t sum, uint64_t page)
+{
+	sum = (sum ^ page) * 0x9e3779b97f4a7c15ull;
+	return sum ^ sum >> 32;
 }
 
 /* Where each page of a batch is, in order: the same walk on both sides. */
@@ -117,10 +124,11 @@ struct enc_worker {
 	uint8_t *raw;                        /* pages of a block, gathered: CODEC_BLOCK_MAX */
 	uint8_t *mid;                        /* what the codec gets where that is not raw: CODEC_BLOCK_MAX */
 	uint8_t *base;                       /* prefix, older versions of the same pages: CODEC_BLOCK_MAX */
-	uint8_t *lit;                        /* what of a block is found nowhere: CODEC_BLOCK_MAX */
 	uint8_t *rec;                        /* where the rest is found: MATCH_REC_MAX */
 	uint8_t *ctl, *data;                 /* deltas of a batch, at DELTA_CTL_MAX and HDE_DELTA_MOST each */
 	struct delta delta[HDE_BATCH_PAGES]; /* of page i */
+	uint64_t hash[HDE_BATCH_PAGES];      /* of page i, where hashed[i] */
+	bool hashed[HDE_BATCH_PAGES];
 	uint32_t copy_of[HDE_BATCH_PAGES];
 	uint8_t kind[HDE_BATCH_PAGES];
 	uint16_t group[CLASSES][HDE_BATCH_PAGES]; /* pages of a class, in order */
@@ -187,13 +195,16 @@ static inline struct page_state *batch_state(const struct batch_enc *x, uint32_t
 
 /* hde_enc.c: does the receiver have what was last sent of this page, and will it keep it during this round? */
 bool enc_has(const struct hde_enc *e, uint32_t page);
+/* XXH3 of page i of the batch. */
+uint64_t page_hash(struct batch_enc *x, uint32_t i);
 
 /* hde_block.c: encodes the planned block and appends it to x->out. */
 void block_encode(struct batch_enc *x, const struct block_plan *p);
 
-/* hde_match.c: long matches of the n pages v, which are at raw. True: they pay; then w->mid, h->mid, h->flags and x->bases
- * are set. */
-bool block_match(struct batch_enc *x, const uint16_t *v, uint32_t n, const uint8_t *raw, struct hw_block *h);
+/* hde_match.c: gathers the n pages v at `plain` (CODEC_BLOCK_MAX bytes of room), without what the receiver has elsewhere,
+ * which goes to w->rec. Returns bytes of w->rec, or 0: there is nothing of that, or it would not pay, and all of them are
+ * there. *lits: bytes at plain. */
+uint32_t block_match(struct batch_enc *x, const uint16_t *v, uint32_t n, uint8_t *plain, uint32_t *lits);
 
 /* hde_rate.c: the link as its acknowledgements show it. */
 void rate_encoded(struct hde_enc *e, struct enc_worker *w, uint64_t began, uint64_t ended);

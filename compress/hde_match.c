@@ -133,36 +133,37 @@ static void match_page(struct matcher *m, uint32_t number, const uint8_t *page, 
 	add_literals(m, page + done, HDE_PAGE - done);
 }
 
-bool block_match(struct batch_enc *x, const uint16_t *v, uint32_t n, const uint8_t *raw, struct hw_block *h)
+uint32_t block_match(struct batch_enc *x, const uint16_t *v, uint32_t n, uint8_t *plain, uint32_t *lits)
 {
 	struct enc_worker *w = x->w;
 	struct match_anchor a[2][MATCH_ANCHORS];
-	struct matcher m = { .x = x, .bases = x->bases, .lit = w->lit, .rec = wcur_init(w->rec, MATCH_REC_MAX) };
+	struct matcher m = { .x = x, .bases = x->bases, .lit = plain, .rec = wcur_init(w->rec, MATCH_REC_MAX) };
 	unsigned n_a[2] = { 0 };
-	uint32_t rec, lits;
-	struct wcur c;
+	uint32_t rec, raw = (n - 1) * HDE_PAGE + batch_len(x->b, v[n - 1]);
 
-	n_a[0] = match_anchors(&x->e->match, raw, a[0]);
+	if (batch_len(x->b, v[0]) == HDE_PAGE)
+		n_a[0] = match_anchors(&x->e->match, batch_bytes(x->b, v[0]), a[0]);
 	for (uint32_t k = 0; k < n; k++) {
+		const uint8_t *page = batch_bytes(x->b, v[k]);
+
 		/* The next page's anchors are looked for now, so that their table entries have arrived when they are wanted. */
 		if (k + 1 < n && batch_len(x->b, v[k + 1]) == HDE_PAGE)
-			n_a[~k & 1] = match_anchors(&x->e->match, raw + (size_t)(k + 1) * HDE_PAGE, a[~k & 1]);
+			n_a[~k & 1] = match_anchors(&x->e->match, batch_bytes(x->b, v[k + 1]), a[~k & 1]);
 		if (batch_len(x->b, v[k]) == HDE_PAGE)
-			match_page(&m, batch_page(x->b, v[k]), raw + (size_t)k * HDE_PAGE, a[k & 1], n_a[k & 1]);
+			match_page(&m, batch_page(x->b, v[k]), page, a[k & 1], n_a[k & 1]);
 		else
-			add_literals(&m, raw + (size_t)k * HDE_PAGE, batch_len(x->b, v[k]));
+			add_literals(&m, page, batch_len(x->b, v[k]));
 	}
 	rec = (uint32_t)(m.rec.p - w->rec);
-	lits = (uint32_t)(m.lit - w->lit);
-	if (4 + rec + lits > h->raw - h->raw / WORTH)
-		return false;
-	c = wcur_init(w->mid, CODEC_BLOCK_MAX);
-	put_u32(&c, rec);
-	put_bytes(&c, w->rec, rec);
-	put_bytes(&c, w->lit, lits);
-	h->mid = 4 + rec + lits;
-	h->flags |= HW_MATCHES;
-	x->bases = m.bases;
-	metric_add(&w->stats.matched_bytes, m.matched);
-	return true;
+	*lits = (uint32_t)(m.lit - plain);
+	if (4 + rec + *lits <= raw - raw / WORTH) {
+		x->bases = m.bases;
+		metric_add(&w->stats.matched_bytes, m.matched);
+		return rec;
+	}
+	if (rec)
+		for (uint32_t k = 0; k < n; k++)
+			memcpy(plain + (size_t)k * HDE_PAGE, batch_bytes(x->b, v[k]), batch_len(x->b, v[k]));
+	*lits = raw;
+	return 0;
 }

@@ -9,14 +9,14 @@
 /* An entry: 20 bits of hash, 12 of offset, 32 of page + 1; 0 is empty. */
 #define TAG(hash) ((hash) >> 44 << 44)
 #define SPACING 32u             /* bytes between anchors, at least */
-#define BUCKET_PAGES 2u         /* a bucket of four for so many pages… */
-#define BUCKETS_MOST (1u << 22) /* …but 128 MB of table at most */
+#define BUCKETS_PAGE 8u         /* buckets of four for a page: half of its anchors */
+#define BUCKETS_MOST (1u << 22) /* 128 MB of table */
 
 int match_open(struct match_table *t, uint64_t pages)
 {
 	uint64_t buckets = 64;
 
-	while (buckets < pages * 4 / BUCKET_PAGES && buckets < BUCKETS_MOST)
+	while (buckets < pages * BUCKETS_PAGE && buckets < BUCKETS_MOST)
 		buckets *= 2;
 	t->mask = buckets - 1;
 	t->bytes = buckets * MATCH_WAYS * sizeof *t->slots;
@@ -50,16 +50,16 @@ static uint32_t load32(const uint8_t *p)
 	return v;
 }
 
-uint64_t match_mask_scalar(const uint8_t *p)
+void match_mask_scalar(const uint8_t *page, uint64_t mask[MATCH_WORDS])
 {
-	uint64_t m = 0;
-
-	for (unsigned i = 0; i < 64; i++)
-		m |= (uint64_t)(load32(p + i) * MATCH_MUL >> MATCH_SHIFT == MATCH_VALUE) << i;
-	return m;
+	for (unsigned w = 0; w < MATCH_WORDS; w++, page += 64) {
+		mask[w] = 0;
+		for (unsigned i = 0; i < 64; i++)
+			mask[w] |= (uint64_t)(load32(page + i) * MATCH_MUL >> MATCH_SHIFT == MATCH_VALUE) << i;
+	}
 }
 
-static uint64_t (*mask_of)(const uint8_t *p) = match_mask_scalar;
+static void (*mask_of)(const uint8_t *page, uint64_t mask[MATCH_WORDS]) = match_mask_scalar;
 
 /* Before main, hence before any thread: readers need no atomics. */
 __attribute__((constructor)) static void choose(void)
@@ -85,16 +85,16 @@ static uint64_t hash_at(const uint8_t *p)
 
 unsigned match_anchors(const struct match_table *t, const uint8_t *page, struct match_anchor out[MATCH_ANCHORS])
 {
-	const uint32_t last = MATCH_PAGE - MATCH_LEAST;
+	uint64_t mask[MATCH_WORDS];
 	uint32_t next = 0;
 	unsigned n = 0;
 
-	/* The last 64 bytes would need more than the page has; what begins there is too short anyhow, or nearly. */
-	for (uint32_t at = 0; at + 128 <= MATCH_PAGE; at += 64)
-		for (uint64_t m = mask_of(page + at); m; m &= m - 1) {
-			uint32_t i = at + (uint32_t)__builtin_ctzll(m);
+	mask_of(page, mask);
+	for (uint32_t w = 0; w < MATCH_WORDS; w++)
+		for (uint64_t m = mask[w]; m; m &= m - 1) {
+			uint32_t i = w * 64 + (uint32_t)__builtin_ctzll(m);
 
-			if (i < next || i > last)
+			if (i < next)
 				continue;
 			out[n].at = (uint16_t)i;
 			out[n].hash = hash_at(page + i);

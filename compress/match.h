@@ -4,7 +4,7 @@
  * pages find: file contents that a guest holds twice (page cache and heap, archive and member) seldom lie at
  * the same offset of a page.
  *
- * Anchors are places that the content itself picks (one of 128 bytes on average, by a hash of 4 bytes), so that equal
+ * Anchors are places that the content itself picks (one of 64 bytes on average, by a hash of 4 bytes), so that equal
  * content has equal anchors wherever it lies. The 32 bytes at an anchor are looked up in a table of hints: 8 bytes each, of
  * page, offset and some bits of hash. A hint may be old or wrong: the caller compares bytes.
  *
@@ -17,8 +17,8 @@
 #include <stdint.h>
 
 #define MATCH_PAGE 4096u
-#define MATCH_LEAST 32u   /* bytes that are hashed, and the shortest match */
-#define MATCH_ANCHORS 64u /* of a page, at most */
+#define MATCH_LEAST 32u    /* bytes that are hashed, and the shortest match */
+#define MATCH_ANCHORS 128u /* of a page, at most */
 #define MATCH_WAYS 4u
 
 struct match_table {
@@ -37,7 +37,7 @@ struct match_place {
 	uint16_t at;
 };
 
-/* For a region of so many pages: up to 3 % of it, touched as content needs it. 0 or -ENOMEM. */
+/* For a region of so many pages: up to 6 % of it, 128 MB at most, touched as content needs it. 0 or -ENOMEM. */
 int match_open(struct match_table *t, uint64_t pages);
 void match_close(struct match_table *t);
 void match_clear(struct match_table *t);
@@ -48,13 +48,15 @@ unsigned match_anchors(const struct match_table *t, const uint8_t *page, struct 
 unsigned match_find(const struct match_table *t, uint64_t hash, struct match_place out[MATCH_WAYS]);
 void match_add(struct match_table *t, uint64_t hash, struct match_place place);
 
-/* Bit i: there may be an anchor at byte i of the 64 at p; reads 67 bytes. */
-uint64_t match_mask_scalar(const uint8_t *p);
+/* Bit i of word w: there may be an anchor at byte 64 w + i. The last 64 bytes are left out: they would need more than the
+ * page has, and what begins there is too short, or nearly. */
+#define MATCH_WORDS (MATCH_PAGE / 64 - 1)
+void match_mask_scalar(const uint8_t *page, uint64_t mask[MATCH_WORDS]);
 #ifdef __x86_64__
-uint64_t match_mask_avx2(const uint8_t *p);
+void match_mask_avx2(const uint8_t *page, uint64_t mask[MATCH_WORDS]);
 #endif
 #define MATCH_MUL 0x9e3779b1u
-#define MATCH_SHIFT 25 /* 7 bits: one position of 128 */
-#define MATCH_VALUE 0x55u
+#define MATCH_SHIFT 26 /* 6 bits: one position of 64 */
+#define MATCH_VALUE 0x15u
 
 #endif

@@ -14,11 +14,14 @@ static uint32_t lanes(const uint8_t *p, unsigned k)
 	return (uint32_t)_mm256_movemask_epi8(eq) & 0x11111111u;
 }
 
-uint64_t match_mask_avx2(const uint8_t *p)
+void match_mask_avx2(const uint8_t *page, uint64_t mask[MATCH_WORDS])
 {
-	uint64_t lo = lanes(p, 0) | lanes(p, 1) << 1 | lanes(p, 2) << 2 | lanes(p, 3) << 3;
-	uint64_t hi = lanes(p + 32, 0) | lanes(p + 32, 1) << 1 | lanes(p + 32, 2) << 2 | lanes(p + 32, 3) << 3;
+	for (unsigned w = 0; w < MATCH_WORDS; w++, page += 64) {
+		uint32_t lo = lanes(page, 0) | lanes(page, 1) << 1 | lanes(page, 2) << 2 | lanes(page, 3) << 3;
+		uint32_t hi = lanes(page + 32, 0) | lanes(page + 32, 1) << 1 | lanes(page + 32, 2) << 2 |
+			      lanes(page + 32, 3) << 3;
 
-	return hi << 32 | lo;
+		mask[w] = (uint64_t)hi << 32 | lo;
+	}
 }
 #endif

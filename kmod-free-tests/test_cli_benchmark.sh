@@ -54,6 +54,19 @@ t_text() {
 	return 0
 }
 
+t_over_an_emulated_link() {
+	command -v jq >/dev/null || skip "no jq"
+	local status=0
+	bench --link=local_network --data-size=2MB --iterations=3 --json="$dir/out.json" >"$dir/out" 2>"$dir/err" || status=$?
+	grep -qE 'not allowed|/dev/net/tun|no network namespaces' "$dir/err" && skip "$(cat "$dir/err")"
+	[[ $status == 0 ]] || fail "$(cat "$dir/err")"
+	grep -q '^A→B over local_network: 1 Gbps, delay 500 us' "$dir/out" || fail "$(cat "$dir/out")"
+	field '.verified == true and .link == "local_network" and .session_setup_ms >= 2'
+	field '.link_status.ab | .bytes_out >= 6 * 1048576 and .packets_out >= .bytes_out / 1500'
+	field '.throughput_gbytes_per_s.median <= 0.125'
+	expect 1 'there is no link' "$DWCP" linkemu status --name="$(jq -r .link_status.name "$dir/out.json")"
+}
+
 t_json_alone_on_standard_output() {
 	command -v jq >/dev/null || skip "no jq"
 	bench --data-size=1MB --iterations=2 --json >"$dir/out.json" || fail "$(cat "$dir/out.json")"
@@ -144,8 +157,9 @@ t_check() {
 }
 
 t_wrong_usage() {
-	expect 2 'no compression yet' bench --compress=datacenter
-	expect 2 'linkemu' bench --link=wan
+	expect 2 'a peer sends what it has as it is' bench --compress=datacenter --reverse
+	expect 2 'there is no profile "wan".*linkemu' bench --link=wan
+	expect 2 'choose it or --peer' bench --link=local_network --peer=127.0.0.1
 	expect 2 'out of range' bench --streams=0
 	expect 2 'not understood' bench --data-size=lots
 	expect 2 'did you mean --iterations' bench --iteration=1

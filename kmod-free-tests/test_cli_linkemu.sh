@@ -116,6 +116,11 @@ t_impossible_values() {
 	expect 2 'bad.csv:2: times ascend' le up --trace="$dir/bad.csv"
 }
 
+t_profiles_are_listed() {
+	expect 0 '^simulated_internet +.*50 ms' le profiles
+	[[ $(le profiles --json | jq '.profiles | length') == $(ls configs/links/*.yaml | wc -l) ]] || fail "$(le profiles)"
+}
+
 # Every profile is read; a trace is found beside it.
 t_profiles() {
 	local p

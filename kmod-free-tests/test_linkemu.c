@@ -34,6 +34,7 @@
 
 #define PORT 5201
 #define PROBES_MAX 200000u
+#define PROBES 200u
 #define HEADERS 28u /* IPv4 and UDP */
 #define MS NS_PER_MS
 
@@ -241,7 +242,7 @@ static void probe(struct load load)
 	pid_t to = start_receiver();
 
 	finish(start(LINK_A, sender, &load));
-	poll(NULL, 0, 500); /* longer than any delay here */
+	poll(NULL, 0, 200); /* longer than any delay here */
 	shared->stop = true;
 	finish(to);
 }
@@ -255,7 +256,7 @@ static void test_delay(void **state)
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(delays); i++) {
 		struct link_settings s = settings();
-		double delay[400], median;
+		double delay[PROBES], median;
 
 		s.dir[LINK_AB].delay_ns = delays[i] * MS;
 		s.dir[LINK_AB].rate = 1000000000;
@@ -263,21 +264,21 @@ static void test_delay(void **state)
 			up(&s);
 		else
 			set(&s);
-		probe((struct load){ .n = 400, .bytes = 100, .burst = 1, .pause_ns = 2 * MS });
-		assert_int_equal(shared->received, 400);
-		for (unsigned k = 0; k < 400; k++)
+		probe((struct load){ .n = PROBES, .bytes = 100, .burst = 1, .pause_ns = MS });
+		assert_int_equal(shared->received, PROBES);
+		for (unsigned k = 0; k < PROBES; k++)
 			delay[k] = (double)(shared->at_ns[k] - shared->sent_ns[k]) / 1e6;
-		median = stats_median(delay, 400); /* sorts */
+		median = stats_median(delay, PROBES); /* sorts */
 		print_message("delay of %u ms: least %.3f, median %.3f, p90 %.3f ms\n", delays[i], delay[0], median,
-			      delay[360]);
+			      delay[PROBES * 9 / 10]);
 		assert_true(delay[0] >= delays[i]);
-		assert_true(delay[100] <= delays[i] + .5);
+		assert_true(delay[PROBES / 4] <= delays[i] + .5);
 	}
 }
 
 static void check_loss(double percent, double burst, double within)
 {
-	struct load load = { .n = 100000, .bytes = 60, .burst = 500, .pause_ns = MS };
+	struct load load = { .n = 100000, .bytes = 60, .burst = 1000, .pause_ns = MS };
 	uint32_t came, lost, bursts = 0, next = 0;
 	double share;
 
@@ -311,6 +312,24 @@ static void test_loss(void **state)
 	check_loss(5, 8, .1);
 }
 
+/* Of packets [from, to) the one that came least late, at this rate: a busy machine delivers some of them late. */
+static uint32_t most_punctual(uint32_t from, uint32_t to, uint64_t rate)
+{
+	double least = INFINITY;
+	uint32_t best = from;
+
+	for (uint32_t i = from; i < to; i++) {
+		double late = (double)(shared->at_ns[i] - shared->at_ns[from]) -
+			      (double)(shared->seq[i] - shared->seq[from]) * 1500 * 8e9 / (double)rate;
+
+		if (late < least) {
+			least = late;
+			best = i;
+		}
+	}
+	return best;
+}
+
 /* A queue is filled at almost no rate, then the rate is set: it drains at that. */
 static void test_rate(void **state)
 {
@@ -339,10 +358,9 @@ static void test_rate(void **state)
 			poll(NULL, 0, 20);
 		shared->stop = true;
 		finish(to);
-		/* the first tenth may be under way before, and a socket may have lost some at the end */
-		assert_true(shared->received > rows[i].packets / 2);
-		first = shared->received / 10;
-		last = shared->received - 1;
+		assert_true(shared->received > rows[i].packets / 2); /* a socket may have lost some at the end */
+		first = most_punctual(shared->received / 10, shared->received * 4 / 10, rows[i].rate);
+		last = most_punctual(shared->received * 7 / 10, shared->received, rows[i].rate);
 		rate = (double)(shared->seq[last] - shared->seq[first]) * 1500 * 8e9 /
 		       (double)(shared->at_ns[last] - shared->at_ns[first]);
 		print_message("rate of %g Mb/s: %.1f Mb/s over %.0f ms\n", (double)rows[i].rate / 1e6, rate / 1e6,

@@ -210,7 +210,7 @@ static void test_absurd_hellos(void **state)
 		{ .streams = 0 },
 		{ .streams = WIRE_STREAMS_MAX + 1 },
 		{ .streams = UINT32_MAX, .workers = UINT32_MAX },
-		{ .streams = 1, .chunk = (1u << 20) + 1 },
+		{ .streams = 1, .chunk = (1u << 20) + 4096 + 1 }, /* a megabyte, and what a stage adds */
 		{ .streams = 1, .chunk = UINT32_MAX },
 		{ .streams = 1, .sum = SUM_KINDS },
 		{ .streams = 1, .sum = 255 },

@@ -33,9 +33,10 @@ install: all $(B)/dwcp.1 $(B)/dwcp.pc ## install to PREFIX (/usr/local) below DE
 	install -D -m 644 $(B)/dwcp.1 $(DESTDIR)$(MANDIR)/man1/dwcp.1
 	install -D -m 644 cli/completion/dwcp.bash $(DESTDIR)$(BASHDIR)/dwcp
 	install -D -m 644 cli/completion/_dwcp $(DESTDIR)$(ZSHDIR)/_dwcp
+	for p in $(wildcard configs/links/*); do install -D -m 644 $$p $(DESTDIR)$(PREFIX)/share/dwcp/links/$${p##*/} || exit 1; done
 	for h in $(public); do install -D -m 644 $$h $(DESTDIR)$(INCDIR)/dwcp/$$h || exit 1; done
 
 uninstall: ## remove what install put there
 	rm -f $(DESTDIR)$(BINDIR)/dwcp $(DESTDIR)$(LIBDIR)/libdwcp.a $(DESTDIR)$(LIBDIR)/pkgconfig/dwcp.pc
 	rm -f $(DESTDIR)$(MANDIR)/man1/dwcp.1 $(DESTDIR)$(BASHDIR)/dwcp $(DESTDIR)$(ZSHDIR)/_dwcp
-	rm -rf $(DESTDIR)$(INCDIR)/dwcp $(DESTDIR)$(LIBDIR)/dwcp
+	rm -rf $(DESTDIR)$(INCDIR)/dwcp $(DESTDIR)$(LIBDIR)/dwcp $(DESTDIR)$(PREFIX)/share/dwcp/links

@@ -98,6 +98,7 @@ struct u_stream {
 
 	/* send: op_head <= op_done <= op_sent <= op_tail, counting from 0 */
 	bool tx_armed, tx_lead_armed, connect_armed, fin_sent;
+	bool connect_begun; /* the kernel goes on with it by itself; we wait until it is done */
 	bool zc, zc_forced;
 	uint8_t zc_copied; /* in a row */
 	int tx_err;

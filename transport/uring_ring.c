@@ -4,6 +4,7 @@
 #include "base/util.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -230,7 +231,10 @@ static void arm_connect(struct uring *u, struct u_stream *s)
 {
 	struct io_uring_sqe *sqe = ring_sqe(u);
 
-	io_uring_prep_connect(sqe, s->fixed ? (int)s->index : s->fd, &s->peer.sa, s->peer.len);
+	if (s->connect_begun)
+		io_uring_prep_poll_add(sqe, s->fixed ? (int)s->index : s->fd, POLLOUT);
+	else
+		io_uring_prep_connect(sqe, s->fixed ? (int)s->index : s->fd, &s->peer.sa, s->peer.len);
 	if (s->fixed)
 		sqe->flags |= IOSQE_FIXED_FILE;
 	sqe->user_data = ud_make(UD_CONNECT, 0, s->index);
