@@ -101,6 +101,12 @@ timeout 120 "$dwcp" benchmark amst --peer="$at" --data-size=512MB --iterations=4
 	>/dev/null 2>"$dir/memory.err" || fail "moving memory failed"
 [[ $(field verified "$memory") == true ]] || fail "the receiver's memory differs from the sender's"
 
+guest=$dir/guest.json
+timeout 120 "$dwcp" migrate --peer="$at" --memory=512MB --dirty-rate=5 --json="$guest" >"$dir/guest.out" \
+	2>"$dir/guest.err" || fail "migrating a guest failed"
+[[ $(field verified "$guest") == true && $(field self_check "$guest") == true ]] ||
+	fail "the guest is not at the receiver what it was"
+
 kill "$server"
 wait "$server" || fail "the receiver did not end in order"
 server=
@@ -119,7 +125,14 @@ send_row disk.img 'file disk.img, with holes' "$holes"
 row 'memory, 512 MB region, 4 times' "$(megabytes "$(field bytes "$memory")")" "$(megabytes "$(field bytes "$memory")")" \
 	"$(printf '%.3f s' "$(field seconds "$memory")")" "$(printf '%.2f GB/s' "$(field mean_gbytes_per_s "$memory")")" \
 	'equal'
+row 'a guest of 512 MB, running' "$(megabytes "$(field memory_bytes "$guest")")" \
+	"$(megabytes "$(field bytes_wire "$guest")")" "$(printf '%.3f s' "$(field total_seconds "$guest")")" \
+	"$(printf '%.2f GB/s' "$(field memory_gbytes_per_s "$guest")")" 'every page, every write'
 echo
 echo "Every chunk was checked by $(field checksum "$memory") when it arrived. Then the files were compared byte by byte"
 echo "(cmp), and the regions by XXH3-128 over both. A session of $(field streams "$memory") streams was set up in" \
 	"$(printf '%.1f' "$(field session_setup_ms "$memory")") ms."
+echo
+echo "The guest kept dirtying 5 % of its memory per second, and stood still for" \
+	"$(printf '%.2f' "$(field downtime_ms "$guest")") ms:"
+sed -n '/^  round/,/paused/p' "$dir/guest.out"

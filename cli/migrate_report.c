@@ -142,7 +142,7 @@ static json_t *rounds_json(const struct migrate_result *r)
 
 		json_array_append_new(list,
 				      json_pack("{s:I, s:I, s:I, s:f, s:f, s:f, s:b}", "pages", (json_int_t)x->pages,
-						"bytes_raw", (json_int_t)(x->pages * GUEST_PAGE), "bytes_wire",
+						"bytes_raw", (json_int_t)x->pages * GUEST_PAGE, "bytes_wire",
 						(json_int_t)x->bytes_wire, "seconds", (double)x->ns / 1e9,
 						"dirty_pages_per_s", x->dirty_pages_per_s, "bandwidth_mbytes_per_s",
 						mbytes_per_s(x->bytes_wire, x->ns), "paused", x->paused));
@@ -190,6 +190,9 @@ int migrate_print_json(const struct migrate_cmd *m, const char *path, struct err
 	char id[GUEST_ID_TEXT];
 	int rc;
 
+	part = outcome_json(m);
+	json_object_update(result, part);
+	json_decref(part);
 	part = json_pack("{s:s, s:s, s:I, s:s?, s:s, s:s, s:s?, s:s, s:i, s:I, s:s, s:s, s:f, s:f, s:o, s:o}", "guest",
 			 m->kind->name, "guest_id", guest_id_text(id, &r->id), "memory_bytes",
 			 (json_int_t)m->opts.memory, "tracker", tracker, "policy",
@@ -201,10 +204,7 @@ int migrate_print_json(const struct migrate_cmd *m, const char *path, struct err
 			 "rounds", rounds_json(r), "tracking", tracking_json(&r->tracking));
 	json_object_update(result, part);
 	json_decref(part);
-	part = outcome_json(m);
-	json_object_update(result, part);
-	json_decref(part);
-	json_object_set_new(result, "n_rounds", json_integer((json_int_t)(r->n_rounds + r->more_rounds)));
+	json_object_set_new(result, "n_rounds", json_integer((json_int_t)r->n_rounds + r->more_rounds));
 	json_object_set_new(result, "memory_gbytes_per_s", json_real(memory_rate(m)));
 	json_object_set_new(result, "saved_percent", json_real(saved_percent(m)));
 	rc = json_write(result, path, e);

@@ -130,7 +130,8 @@ static void fill_text(char *text, uint64_t *rng)
 		const char *w = words[r % ARRAY_LEN(words)];
 		size_t n = min_u64(strlen(w), TEXT_BYTES - at);
 
-		memcpy(text + at, w, n);
+		for (size_t i = 0; i < n; i++)
+			text[at + i] = w[i];
 		at += n;
 		for (r >>= 32; r % 8 == 0 && at < TEXT_BYTES; r = r / 8 * 9 + 1)
 			text[at++] = (char)('0' + r / 8 % 10);
@@ -328,8 +329,10 @@ static void work(struct writer *w)
 		run_ns = s->run_ns + now - s->ran_since;
 		due += rate_at(s, run_ns) * (double)min_u64(now - last, BEHIND_NS) / 1e9;
 		last = now;
-		for (; due >= 1 && !told_to_stop(s); due--)
+		while (due >= 1 && !told_to_stop(s)) {
 			write_one(w, run_ns);
+			due--;
+		}
 		tell(w);
 		rest(w, now + SLICE_NS);
 	}
