@@ -239,7 +239,8 @@ static double cost_of(const struct selector *s, const struct sel_guess *g)
 
 bool sel_look(const struct selector *s)
 {
-	return s->gain > s->lambda[AT_CPU] * s->look_s || s->unseen + 1 >= SEL_RAW_LOOK || !(s->cost.allowed & 1);
+	return !s->blocks || s->gain > s->lambda[AT_CPU] * s->look_s || s->unseen + 1 >= SEL_RAW_LOOK ||
+	       !(s->cost.allowed & 1);
 }
 
 #define LZ4_ROW 2        /* of sel_choices: acceleration 1 */
