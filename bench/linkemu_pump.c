@@ -50,7 +50,7 @@ struct pump {
 
 static void write_packets(struct pump *p, const struct frame *f, uint32_t first, uint32_t n)
 {
-	struct frame_headers headers;
+	struct frame_headers headers = { 0 };
 	struct iovec iov[2];
 	int n_iov = frame_emit(f, first, n, &headers, iov);
 

@@ -385,9 +385,10 @@ static int kind_groups(struct opt_group *groups, void **bases)
 		bases[i] = calloc(1, k->opts_size);
 		if (!bases[i])
 			return -ENOMEM;
-		groups[n++] = (struct opt_group){
+		groups[n] = (struct opt_group){
 			.name = k->name, .help = k->help, .rows = k->opts, .n = k->n_opts, .base = bases[i]
 		};
+		n++;
 	}
 	return n;
 }

@@ -98,7 +98,7 @@ static void print_documented(const struct tune_run *r, const struct tune_link *l
 
 void tune_print(const struct tune_run *r)
 {
-	const struct tune_tried *list[TUNE_TRIED_MAX], *best = tune_best(&r->tune);
+	const struct tune_tried *list[TUNE_TRIED_MAX] = { NULL }, *best = tune_best(&r->tune);
 	struct tune_link l = tune_link_of(r);
 	unsigned n = sorted(r, list);
 	char chunk[32];
@@ -195,7 +195,7 @@ int tune_write_yaml(const struct tune_run *r, const char *path, struct err *e)
 
 static void plot_script(const struct tune_run *r, FILE *f, const char *path, bool svg)
 {
-	const struct tune_tried *list[TUNE_TRIED_MAX];
+	const struct tune_tried *list[TUNE_TRIED_MAX] = { NULL };
 	unsigned n = sorted(r, list);
 
 	fprintf(f,

@@ -107,7 +107,7 @@ static int probe_all(struct tune_run *r, const uint8_t *base, struct be_token to
 int tune_run(struct tune_run *r, struct err *e)
 {
 	struct hugebuf region = { 0 };
-	struct be_token token;
+	struct be_token token = { 0 };
 	uint64_t began = now();
 	int rc = hugebuf_alloc(&region, REGION_BYTES, true, e);
 

@@ -130,7 +130,7 @@ out:
 static int64_t scan(struct uffd_tracker *t, uint64_t first, uint64_t n, uint64_t *map)
 {
 	uint64_t base = (uintptr_t)t->t.guest->mem, began = clock_now(&clock_mono), pages = 0;
-	struct scan_region runs[RUNS];
+	struct scan_region runs[RUNS] = { 0 };
 	struct scan_arg a = {
 		.size = sizeof a,
 		.flags = SCAN_WP_MATCHING | SCAN_CHECK_WPASYNC,

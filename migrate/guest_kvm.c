@@ -60,6 +60,12 @@ __asm__(".pushsection .rodata\n"
 	".popsection\n");
 extern const uint8_t kvm_program[], kvm_program_next[], kvm_program_end[];
 
+/* Labels of the one piece of code above: to the compiler, objects of their own. */
+static size_t program_bytes(const uint8_t *to)
+{
+	return (size_t)((uintptr_t)to - (uintptr_t)kvm_program);
+}
+
 struct vm {
 	struct guest g;
 	double dirty_rate;
@@ -291,7 +297,7 @@ static int first_state(struct vm *v, uint32_t seed)
 	s.cr0 |= 1;
 	if (ioctl(v->cpu, KVM_SET_SREGS, &s) < 0 || ioctl(v->cpu, KVM_SET_REGS, &r) < 0)
 		return -errno;
-	memcpy(v->g.mem + PROGRAM_AT, kvm_program, (size_t)(kvm_program_end - kvm_program));
+	memcpy(v->g.mem + PROGRAM_AT, kvm_program, program_bytes(kvm_program_end));
 	return 0;
 }
 
@@ -463,7 +469,7 @@ static int kvm_load(struct guest *g, struct rcur *in, struct err *e)
 static int finish_write(struct vm *v, struct kvm_regs *r, struct err *e)
 {
 	struct kvm_guest_debug step = { .control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP }, off = { 0 };
-	const uint64_t next = PROGRAM_AT + (uint64_t)(kvm_program_next - kvm_program);
+	const uint64_t next = PROGRAM_AT + program_bytes(kvm_program_next);
 	int left = STEPS_MAX;
 
 	if (ioctl(v->cpu, KVM_GET_REGS, r) < 0)

@@ -302,13 +302,14 @@ static int send_ready(struct migration *m, struct err *e)
 {
 	struct guest *g = m->cfg->guest;
 	uint8_t *buf = malloc(GUEST_STATE_MAX + 64);
-	struct wcur w = wcur_init(buf, GUEST_STATE_MAX + 64);
 	struct rcur reply;
+	struct wcur w;
 	uint8_t *len_at;
 	int rc;
 
 	if (!buf)
 		return err_set(e, -ENOMEM, "no memory for the guest's state");
+	w = wcur_init(buf, GUEST_STATE_MAX + 64);
 	wire_put(&w, &guest_id_def, &m->r->id);
 	put_u8(&w, m->cfg->verify == VERIFY_FULL);
 	len_at = w.p;

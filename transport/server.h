@@ -21,10 +21,10 @@ struct server_config {
 	const struct be_ops *ops;
 	const void *be_opts;
 	struct be_addr listen;
-	unsigned workers;                    /* most per session */
-	unsigned sessions;                   /* most at once; as many again may be giving their memory back */
-	uint64_t memory_max;                 /* bytes of regions, all sessions together */
-	struct store *store;                 /* NULL: files are refused */
+	unsigned workers;    /* most per session */
+	unsigned sessions;   /* most at once; as many again may be giving their memory back */
+	uint64_t memory_max; /* bytes of regions, all sessions together */
+	struct store *store; /* NULL: files are refused */
 	struct service service;
 	const struct filter *const *filters; /* that clients may name, NULL-terminated; NULL: none */
 	const int *cpus;                     /* workers of a session are pinned to cpus[i % n_cpus]; NULL: not pinned */
