@@ -62,7 +62,9 @@ static int send_message(int fd, const json_t *message, int passed)
 						       .cmsg_len = CMSG_LEN(sizeof(int)) };
 		memcpy(CMSG_DATA(CMSG_FIRSTHDR(&m)), &passed, sizeof(int));
 	}
-	n = sendmsg(fd, &m, MSG_NOSIGNAL);
+	do
+		n = sendmsg(fd, &m, MSG_NOSIGNAL);
+	while (n < 0 && errno == EINTR);
 	free(text);
 	return n < 0 ? -errno : 0;
 }
@@ -78,9 +80,13 @@ static int receive_message(int fd, json_t **message, int *passed)
 	struct msghdr m = {
 		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes)
 	};
-	ssize_t n = recvmsg(fd, &m, MSG_CMSG_CLOEXEC);
 	int got = -1;
+	ssize_t n;
 
+	/* A ring of the asking process interrupts a wait that has a limit. */
+	do
+		n = recvmsg(fd, &m, MSG_CMSG_CLOEXEC);
+	while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return -errno;
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c))

@@ -134,6 +134,7 @@ struct choice {
 	struct multi_opts *ways;
 	char reasons[256];
 	size_t used;
+	bool wrong; /* a name that no machine could choose */
 	int code;
 };
 
@@ -142,7 +143,10 @@ static void choice_not(struct choice *c, int rc, const char *fmt, const char *na
 	int n;
 
 	/* A name that is known is a machine's fault and not the user's. */
-	c->code = rc == -EINVAL ? c->code : rc;
+	if (rc == -EINVAL)
+		c->wrong = true;
+	else
+		c->code = rc;
 	log_info("backend %s is not available: %s", name, why);
 	n = snprintf(c->reasons + c->used, sizeof(c->reasons) - c->used, fmt, name, why);
 	c->used = n < 0 ? c->used : min_u64(c->used + (size_t)n, sizeof(c->reasons) - 1);
@@ -208,7 +212,7 @@ int transfer_backend(const char *list, const struct uring_opts *tcp, const struc
 			if (!backends[i]->caps.in_process)
 				choice_try(&c, backends[i]);
 	if (!ways->n && *list)
-		return err_set(e, c.code, "--backend: %schoose from `dwcp backends`",
+		return err_set(e, c.wrong ? -EINVAL : c.code, "--backend: %schoose from `dwcp backends`",
 			       c.used ? c.reasons : "the list is empty; ");
 	if (!ways->n)
 		return err_set(e, -ENODEV, "no transport can run on this machine (%s`dwcp backends` says why)",

@@ -209,8 +209,9 @@ static void table(void **state)
 	}
 	while (backends[n])
 		n++;
-	assert_true(n >= 2);
-	assert_string_equal(backends[0]->name, "tcp");
+	assert_true(n >= 3);
+	assert_string_equal(backends[0]->name, "rdma");
+	assert_string_equal(backends[1]->name, "tcp");
 	assert_string_equal(backends[n - 1]->name, "mem");
 	assert_true(backends[n - 1]->caps.in_process);
 	for (size_t i = 0; i < n; i++) {

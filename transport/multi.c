@@ -351,7 +351,7 @@ static int multi_region_add(struct be *be, uint32_t domain, uint32_t id, void *a
 			    struct err *e)
 {
 	struct multi *m = multi_of(be);
-	unsigned added = 0;
+	unsigned added = 0, mine = 0;
 	int rc = -ENODEV;
 
 	for (unsigned i = 0; i < m->n; i++) {
@@ -367,10 +367,14 @@ static int multi_region_add(struct be *be, uint32_t domain, uint32_t id, void *a
 			log_info("%s: %s", w->ops->name, why.why);
 			continue;
 		}
+		mine |= rc == 0 ? 1u << i : 0;
 		if (rc == 0 && added && w->ops->region_key)
 			rc = w->ops->region_key(w->be, domain, id, out->key);
 		if (rc < 0) {
-			multi_region_drop(be, domain, id);
+			/* Only what this call added: a region of this number may have been there before. */
+			for (unsigned k = 0; k <= i; k++)
+				if (mine >> k & 1)
+					m->ways[k].ops->region_drop(m->ways[k].be, domain, id);
 			return err_set(e, rc, "%s", why.why[0] ? why.why : "no region");
 		}
 		if (!added++)
@@ -401,13 +405,34 @@ static void multi_source_drop(struct be *be, const void *addr)
 
 /* --- data --- */
 
+/* Others read our counters while we run: they only ever grow by what the ways' grew. */
+static void count(struct multi *m, struct way *w)
+{
+	uint64_t *into = (uint64_t *)&m->be.counters, *last = (uint64_t *)&w->last;
+	const uint64_t *now = (const uint64_t *)&w->be->counters;
+
+	for (size_t i = 0; i < sizeof w->last / sizeof *now; i++)
+		if (now[i] != last[i]) {
+			metric_add(&into[i], now[i] - last[i]);
+			last[i] = now[i];
+		}
+}
+
+/* What was not taken is counted at once: the next poll may be far away. */
+static int posted(struct multi *m, const struct stream *s, int rc)
+{
+	if (rc == 0)
+		count(m, &m->ways[s->way]);
+	return rc;
+}
+
 static int multi_send(struct be *be, be_stream name, const struct be_msg *v, int n)
 {
 	struct multi *m = multi_of(be);
 	struct stream *s;
 	int rc = find(m, name, &s);
 
-	return rc < 0 ? rc : m->ways[s->way].ops->send(m->ways[s->way].be, s->s, v, n);
+	return rc < 0 ? rc : posted(m, s, m->ways[s->way].ops->send(m->ways[s->way].be, s->s, v, n));
 }
 
 static int multi_put(struct be *be, be_stream name, const struct be_put *v, int n)
@@ -416,7 +441,7 @@ static int multi_put(struct be *be, be_stream name, const struct be_put *v, int 
 	struct stream *s;
 	int rc = find(m, name, &s);
 
-	return rc < 0 ? rc : m->ways[s->way].ops->put(m->ways[s->way].be, s->s, v, n);
+	return rc < 0 ? rc : posted(m, s, m->ways[s->way].ops->put(m->ways[s->way].be, s->s, v, n));
 }
 
 static int multi_steer(struct be *be, be_stream name, const struct be_steer *how)
@@ -508,19 +533,6 @@ static bool translate(struct multi *m, unsigned way, struct be_event *ev)
 	else if (ev->type == BE_DOWN)
 		return on_down(m, way, s, ev);
 	return true;
-}
-
-/* Others read our counters while we run: they only ever grow by what the ways' grew. */
-static void count(struct multi *m, struct way *w)
-{
-	uint64_t *into = (uint64_t *)&m->be.counters, *last = (uint64_t *)&w->last;
-	const uint64_t *now = (const uint64_t *)&w->be->counters;
-
-	for (size_t i = 0; i < sizeof w->last / sizeof *now; i++)
-		if (now[i] != last[i]) {
-			metric_add(&into[i], now[i] - last[i]);
-			last[i] = now[i];
-		}
 }
 
 static int multi_poll(struct be *be, struct be_event *ev, int max)
