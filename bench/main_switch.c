@@ -193,7 +193,7 @@ static int go(struct run *r, const struct be_addr *peer, int n_peer, const struc
 int main(int argc, char **argv)
 {
 	static struct run r;
-	struct switch_opts o;
+	static struct switch_opts o;
 	struct uring_opts tcp;
 	const struct opt_group groups[] = {
 		{ .name = "switch", .help = "Switch", .rows = rows, .n = ARRAY_LEN(rows), .base = &o },

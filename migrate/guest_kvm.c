@@ -244,12 +244,15 @@ static int make_vm(struct vm *v, struct err *e)
 	struct kvm_enable_cap manual = { .cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
 					 .args = { KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE |
 						   KVM_DIRTY_LOG_INITIALLY_SET } };
+	/* struct kvm_signal_mask, whose set follows its length without a gap. */
+	const uint64_t blocked = ~(1ull << (KICK - 1));
 	struct {
-		struct kvm_signal_mask m;
-		uint64_t set;
-	} mask = { .m = { .len = 8 }, .set = ~0ull & ~(1ull << (KICK - 1)) };
+		uint32_t len;
+		uint8_t set[8];
+	} mask = { .len = sizeof blocked };
 	int size;
 
+	memcpy(mask.set, &blocked, sizeof blocked);
 	v->kvm = open_kvm(e);
 	if (v->kvm < 0)
 		return v->kvm;
