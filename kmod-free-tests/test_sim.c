@@ -3,7 +3,7 @@
  * Seeded simulations of whole sessions over the mem backend: random shapes, random faults, destination memory
  * compared byte for byte after every round. DWCP_SIM_SEEDS sets how many seeds; DWCP_SIM_SEED runs one, loudly.
  *
- * check: timeout=600
+ * check: timeout=600 no-tsan (one thread drives it all)
  */
 #include "kmod-free-tests/sim.h"
 #include "kmod-free-tests/sim_files.h"
