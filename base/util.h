@@ -25,6 +25,12 @@ static inline uint64_t div_up_u64(uint64_t a, uint64_t b)
 	return a / b + (a % b != 0);
 }
 
+/* The least power of two that is not below n, which is at most 2^31. What a counter that wraps indexes needs it. */
+static inline uint32_t pow2_up_u32(uint32_t n)
+{
+	return n < 2 ? 1 : 1u << (32 - __builtin_clz(n - 1));
+}
+
 /* Between two looks at what another CPU or device will change. */
 static inline void cpu_relax(void)
 {

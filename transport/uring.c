@@ -72,18 +72,21 @@ static int check(const struct be_open *o, struct err *e)
 
 static int streams_open(struct uring *u, const struct be_open *o, struct err *e)
 {
+	uint32_t slots = pow2_up_u32(o->sends);
+
 	u->n_streams = o->streams;
 	u->n_sends = o->sends;
+	u->op_mask = slots - 1;
 	u->streams = calloc(o->streams, sizeof *u->streams);
 	u->free_streams = calloc(o->streams, sizeof *u->free_streams);
-	u->op_store = calloc((size_t)o->streams * o->sends, sizeof *u->op_store);
+	u->op_store = calloc((size_t)o->streams * slots, sizeof *u->op_store);
 	u->arena_store = calloc(o->streams, U_ARENA);
 	if (!u->streams || !u->free_streams || !u->op_store || !u->arena_store)
 		return err_set(e, -ENOMEM, "tcp: no memory for %u streams of %u sends", o->streams, o->sends);
 	for (uint32_t i = 0; i < o->streams; i++) {
 		u->streams[i].index = i;
 		u->streams[i].fd = -1;
-		u->streams[i].ops = u->op_store + (size_t)i * o->sends;
+		u->streams[i].ops = u->op_store + (size_t)i * slots;
 		u->streams[i].arena = u->arena_store + (size_t)i * U_ARENA;
 		u->free_streams[o->streams - 1 - i] = i;
 	}

@@ -194,6 +194,7 @@ struct uring {
 	/* streams */
 	struct u_stream *streams;
 	uint32_t n_streams, n_sends;
+	uint32_t op_mask; /* of a stream's ring of operations, which its counters outlive */
 	uint32_t *free_streams, n_free_streams;
 	struct u_op *op_store;
 	uint8_t *arena_store;

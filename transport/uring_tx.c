@@ -12,7 +12,7 @@
 
 static struct u_op *op_at(const struct uring *u, const struct u_stream *s, uint32_t seq)
 {
-	return &s->ops[seq % u->n_sends];
+	return &s->ops[seq & u->op_mask];
 }
 
 static uint32_t op_bytes(const struct u_op *op)

@@ -243,6 +243,7 @@ struct verbs {
 	/* streams */
 	struct v_stream *streams;
 	uint32_t n_streams, n_sends;
+	uint32_t op_mask, wr_mask; /* of a stream's rings, which its counters outlive */
 	uint32_t *free_streams, n_free_streams;
 	struct v_op *op_store;
 	struct v_wr *wr_store;

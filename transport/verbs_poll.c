@@ -32,19 +32,21 @@ static int check(const struct be_open *o, struct err *e)
 
 static int streams_open(struct verbs *u, const struct be_open *o, struct err *e)
 {
-	uint32_t buckets = 16, depth = u->opts.queue_depth;
+	uint32_t buckets = 16, depth = pow2_up_u32(u->opts.queue_depth), slots = pow2_up_u32(o->sends);
 
 	while (buckets < 2 * o->streams)
 		buckets *= 2;
 	u->n_streams = o->streams;
 	u->n_sends = o->sends;
+	u->op_mask = slots - 1;
+	u->wr_mask = depth - 1;
 	u->qpn_mask = buckets - 1;
 	u->cells_bytes = (size_t)depth * V_CELL;
 	u->tx_bytes = o->streams * (u->cells_bytes + V_ARENA) + (size_t)V_SLOTS * V_SLOT;
 	u->tx_bytes = (u->tx_bytes + 4095) & ~(size_t)4095;
 	u->streams = calloc(o->streams, sizeof *u->streams);
 	u->free_streams = calloc(o->streams, sizeof *u->free_streams);
-	u->op_store = calloc((size_t)o->streams * o->sends, sizeof *u->op_store);
+	u->op_store = calloc((size_t)o->streams * slots, sizeof *u->op_store);
 	u->wr_store = calloc((size_t)o->streams * depth, sizeof *u->wr_store);
 	u->n_zombies = 2 * o->streams;
 	u->zombies = calloc(u->n_zombies, sizeof *u->zombies);
@@ -59,7 +61,7 @@ static int streams_open(struct verbs *u, const struct be_open *o, struct err *e)
 
 		s->index = i;
 		s->u = u;
-		s->ops = u->op_store + (size_t)i * o->sends;
+		s->ops = u->op_store + (size_t)i * slots;
 		s->wrs = u->wr_store + (size_t)i * depth;
 		s->arena = u->tx_store + (size_t)i * (V_ARENA + u->cells_bytes);
 		s->cells = s->arena + V_ARENA;

@@ -18,12 +18,12 @@ struct chain {
 
 static struct v_op *op_at(const struct v_stream *s, uint32_t seq)
 {
-	return &s->ops[seq % s->u->n_sends];
+	return &s->ops[seq & s->u->op_mask];
 }
 
 static struct v_wr *wr_at(const struct v_stream *s, uint32_t seq)
 {
-	return &s->wrs[seq % s->u->opts.queue_depth];
+	return &s->wrs[seq & s->u->wr_mask];
 }
 
 bool tx_idle(const struct v_stream *s)
@@ -177,7 +177,7 @@ static uint8_t *slot_at(const struct verbs *u, uint32_t slot)
 
 static uint8_t *cell_of(const struct v_stream *s)
 {
-	return s->cells + (size_t)(s->wr_tail % s->u->opts.queue_depth) * V_CELL;
+	return s->cells + (size_t)(s->wr_tail & s->u->wr_mask) * V_CELL;
 }
 
 /* A segment's header takes a credit of the peer's and gives back what we owe. */
