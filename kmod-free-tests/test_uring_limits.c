@@ -2,6 +2,7 @@
 /* The TCP backend at the ends of its counters and of its waits. */
 #include "kmod-free-tests/uring_peer.h"
 #include "transport/uring_impl.h"
+#include <unistd.h>
 
 #define PUTS 64
 #define PIECE (PEER_REGION_LEN / PUTS)
@@ -70,10 +71,56 @@ static void counters_wrap(void **state)
 	}
 }
 
+static uint64_t wait_took(struct side *s, uint64_t timeout_ns)
+{
+	uint64_t start = clock_now(&clock_mono);
+
+	uring_ops.wait(s->be, timeout_ns);
+	return clock_now(&clock_mono) - start;
+}
+
+/* With a connection that says nothing: its deadline ends the wait. */
+static uint64_t deadline_took(struct side *s)
+{
+	struct uring *u = uring_of(s->be);
+	int fd = tcp_peer_connect(&s->at);
+	uint64_t took;
+
+	SIDES_UNTIL(s, NULL, u->next_deadline != UINT64_MAX);
+	took = wait_took(s, 20 * NS_PER_S);
+	SIDES_UNTIL(s, NULL, u->next_deadline == UINT64_MAX);
+	close(fd);
+	return took;
+}
+
+/* Spinning is a way to wait and takes no longer than the wait, which a time-out or a deadline ends. A busy machine may
+ * make any one of them long, but not all. */
+static void busy_poll_waits_no_longer(void **state)
+{
+	struct uring_opts o = peer_opts("busy-poll", "1s", "preamble-timeout", "100ms", NULL);
+	uint64_t least = UINT64_MAX;
+	struct side s;
+
+	(void)state;
+	side_open(&s, &o, 2);
+	side_listen(&s);
+	while (side_poll(&s))
+		;
+	for (int i = 0; i < 20 && least >= o.busy_poll; i++)
+		least = min_u64(least, wait_took(&s, 20 * NS_PER_MS));
+	assert_true(least < o.busy_poll);
+	least = UINT64_MAX;
+	for (int i = 0; i < 20 && least >= o.busy_poll; i++)
+		least = min_u64(least, deadline_took(&s));
+	assert_true(least < o.busy_poll);
+	side_close(&s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(counters_wrap),
+		cmocka_unit_test(busy_poll_waits_no_longer),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

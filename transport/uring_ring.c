@@ -290,35 +290,43 @@ void ring_enter(struct uring *u)
 	io_uring_submit_and_get_events(&u->ring);
 }
 
-static void spin(struct uring *u)
+static bool spun_up(const struct uring *u)
 {
-	uint64_t end = clock_now(&clock_mono) + u->opts.busy_poll;
+	for (int i = 0; i < 64; i++) {
+		if (io_uring_cq_ready(&u->ring) || kernel_flags(u))
+			return true;
+		cpu_relax();
+	}
+	return false;
+}
+
+/* Spins for a part of the time that the caller would sleep; returns the rest of that time. */
+static uint64_t spin(struct uring *u, uint64_t timeout_ns)
+{
+	uint64_t start = clock_now(&clock_mono), most = min_u64(u->opts.busy_poll, timeout_ns), spent = 0;
 
 	ring_enter(u);
-	do {
-		for (int i = 0; i < 64; i++) {
-			if (io_uring_cq_ready(&u->ring) || kernel_flags(u))
-				return;
-			cpu_relax();
-		}
-	} while (clock_now(&clock_mono) < end);
+	while (spent < most && !spun_up(u))
+		spent = clock_now(&clock_mono) - start;
+	return timeout_ns - min_u64(spent, timeout_ns);
 }
 
 void ring_sleep(struct uring *u, uint64_t timeout_ns)
 {
-	struct __kernel_timespec ts = {
-		.tv_sec = (int64_t)(timeout_ns / NS_PER_S),
-		.tv_nsec = (int64_t)(timeout_ns % NS_PER_S),
-	};
+	struct __kernel_timespec ts;
 	struct io_uring_cqe *cqe;
 
 	enable(u);
-	if (u->opts.busy_poll && timeout_ns)
-		spin(u);
+	if (u->opts.busy_poll && timeout_ns && !u->closing)
+		timeout_ns = spin(u, timeout_ns);
 	else
 		ring_flush(u);
 	if (io_uring_cq_ready(&u->ring))
 		return;
+	ts = (struct __kernel_timespec){
+		.tv_sec = (int64_t)(timeout_ns / NS_PER_S),
+		.tv_nsec = (int64_t)(timeout_ns % NS_PER_S),
+	};
 	metric_add(&u->be.counters.syscalls, 1);
 	io_uring_submit_and_wait_timeout(&u->ring, &cqe, 1, &ts, NULL);
 }
