@@ -124,6 +124,31 @@ static void test_workers_fit_the_budget(void **state)
 	sim_close(&s);
 }
 
+/* Both ways of the limit: what fits is served, and the error of what does not says how many would. */
+static void test_sessions_that_fit_the_backend(void **state)
+{
+	struct server_config cfg = { .ops = &mem_ops, .workers = 1, .timeout_ns = NS_PER_S, .manual = true };
+	struct server *srv = NULL;
+	struct err e = { 0 };
+	uint64_t now = 1;
+
+	(void)state;
+	cfg.clock = clock_manual(&now);
+	cfg.listen.in = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = htons(7411) };
+	cfg.listen.len = sizeof cfg.listen.in;
+	assert_int_equal(mem_fabric_open((struct mem_fabric **)&cfg.fabric, NULL, 1, cfg.clock, &e), 0);
+	cfg.sessions = (mem_ops.caps.streams_max - 8) / 4;
+	if (server_open(&srv, &cfg, &e) < 0)
+		fail_msg("%u sessions: %s", cfg.sessions, e.why);
+	server_close(srv);
+	for (int i = 0; i < 2; i++) {
+		cfg.sessions = i ? 0 : cfg.sessions + 1;
+		assert_int_equal(server_open(&srv, &cfg, &e), -EINVAL);
+		assert_non_null(strstr(e.why, "--sessions"));
+	}
+	mem_fabric_close(cfg.fabric);
+}
+
 /* ---- idle sessions ----------------------------------------------------------------------------- */
 
 static void test_idle_session_ends(void **state)
@@ -424,6 +449,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_stream_while_control_is_lost),
 		cmocka_unit_test(test_workers_fit_the_budget),
+		cmocka_unit_test(test_sessions_that_fit_the_backend),
 		cmocka_unit_test(test_idle_session_ends),
 		cmocka_unit_test(test_asking_keeps_a_session),
 		cmocka_unit_test(test_moving_keeps_a_session),

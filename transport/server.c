@@ -30,6 +30,9 @@ const struct metric server_metrics[] = {
 const size_t server_metrics_n = ARRAY_LEN(server_metrics);
 
 #define CLOSE_TURNS 64
+#define SLOTS_PER_SESSION 2 /* one for a session on its way out */
+#define STREAMS_PER_SLOT 2  /* the control stream, and one that takes over from it */
+#define STREAMS_SPARE 8     /* connections to be refused */
 
 /* ---- incoming connections ---------------------------------------------------------------------- */
 
@@ -134,13 +137,17 @@ static void on_event(struct server *srv, const struct be_event *ev)
 static int open_parts(struct server *srv, struct err *e)
 {
 	const struct server_config *cfg = &srv->cfg;
+	uint32_t most = (cfg->ops->caps.streams_max - STREAMS_SPARE) / (SLOTS_PER_SESSION * STREAMS_PER_SLOT);
 
-	srv->slots = 2 * cfg->sessions;
+	if (!cfg->sessions || cfg->sessions > most)
+		return err_set(e, -EINVAL, "a server over %s has room for 1 to %u sessions at once, not %u: set --sessions",
+			       cfg->ops->name, most, cfg->sessions);
+	srv->slots = SLOTS_PER_SESSION * cfg->sessions;
 
 	struct be_open o = {
 		.opts = cfg->be_opts,
 		.clock = cfg->clock,
-		.streams = 2 * srv->slots + 8,
+		.streams = STREAMS_PER_SLOT * srv->slots + STREAMS_SPARE,
 		.frames = srv->slots + 8,
 		.frame_bytes = WIRE_CTL_MAX,
 		.sends = 8,

@@ -22,7 +22,8 @@ struct server_config {
 	const void *be_opts;
 	struct be_addr listen;
 	unsigned workers;    /* most per session */
-	unsigned sessions;   /* most at once; as many again may be giving their memory back */
+	unsigned sessions;   /* most at once; as many again may be giving their memory back. A quarter of the backend's
+			      * streams_max less a few, or server_open says how many */
 	uint64_t memory_max; /* bytes of regions, all sessions together */
 	struct store *store; /* NULL: files are refused */
 	struct service service;
