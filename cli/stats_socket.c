@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "cli/stats_socket.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/util.h"
 #include <errno.h>
@@ -19,6 +20,7 @@
 #define PATHS 3
 #define ANSWER_MAX ((size_t)16 << 20)
 #define PEER_WAIT_S 5
+#define ANSWER_TIME (4 * NS_PER_S) /* for a reader to take it: others wait meanwhile */
 
 struct stats_socket {
 	struct sockaddr_un at;
@@ -155,20 +157,28 @@ static int claim_any(struct stats_socket *s, const char *path, uint16_t port, st
 		       at[n - 1].sun_path, rc == -EADDRINUSE ? "in use" : strerror(-rc));
 }
 
+/* Until the reader takes more. False: it had its time, or the server ends. */
+static bool reader_ready(const struct stats_socket *s, int fd, uint64_t until)
+{
+	struct pollfd p[2] = { { .fd = fd, .events = POLLOUT }, { .fd = s->stop_fd, .events = POLLIN } };
+	uint64_t now = clock_now(&clock_mono);
+
+	return now < until && poll(p, 2, (int)div_up_u64(until - now, NS_PER_MS)) > 0 && !p[1].revents;
+}
+
 static void answer(struct stats_socket *s, int fd)
 {
-	struct timeval limit = { .tv_sec = 1 };
+	uint64_t until = clock_now(&clock_mono) + ANSWER_TIME;
 	json_t *obj = s->make(s->ctx);
 	char *text = obj ? json_dumps(obj, JSON_COMPACT) : NULL;
 	size_t len = text ? strlen(text) : 0;
 
-	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-	for (size_t at = 0; at < len;) {
-		ssize_t n = send(fd, text + at, len - at, MSG_NOSIGNAL);
+	for (size_t at = 0; at < len && reader_ready(s, fd, until);) {
+		ssize_t n = send(fd, text + at, len - at, MSG_NOSIGNAL | MSG_DONTWAIT);
 
-		if (n <= 0)
+		if (n < 0 && errno != EAGAIN && errno != EINTR)
 			break;
-		at += (size_t)n;
+		at += n > 0 ? (size_t)n : 0;
 	}
 	free(text);
 	json_decref(obj);
