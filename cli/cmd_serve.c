@@ -2,6 +2,7 @@
 /* dwcp serve: the receiving end, until a signal. */
 #include "base/json.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "base/util.h"
 #include "cli/cmd.h"
 #include "cli/migrate.h"
@@ -198,10 +199,10 @@ static void block_signals(void)
 
 static int signals_start(struct serve *s, struct err *e)
 {
-	int rc = pthread_create(&s->signals, NULL, take_signals, s);
+	int rc = thread_start(&s->signals, "dwcp-signals", take_signals, s);
 
-	if (rc)
-		return err_set(e, -rc, "no thread for signals: %s; raise ulimit -u", strerror(rc));
+	if (rc < 0)
+		return err_set(e, rc, "no thread for signals: %s; raise ulimit -u", strerror(-rc));
 	s->signals_on = true;
 	return 0;
 }

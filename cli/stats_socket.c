@@ -2,6 +2,7 @@
 #include "cli/stats_socket.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "base/util.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -223,7 +224,7 @@ int stats_socket_open(struct stats_socket **out, const char *path, uint16_t port
 	if (rc < 0)
 		goto out;
 	s->stop_fd = eventfd(0, EFD_CLOEXEC);
-	rc = s->stop_fd < 0 ? -errno : -pthread_create(&s->thread, NULL, serve_readers, s);
+	rc = s->stop_fd < 0 ? -errno : thread_start(&s->thread, "dwcp-stats", serve_readers, s);
 	if (rc == 0) {
 		*out = s;
 		return 0;

@@ -158,6 +158,28 @@ t_stats_socket_after_a_crash() {
 	[[ $(cat "$dir/stats.sock") == precious ]] || fail "a file was replaced by a socket"
 }
 
+# As many sessions as the option allows are as many as the transport has room for.
+t_most_sessions() {
+	serve --sessions=1000
+	stop
+	expect 2 'sessions' dwcp serve --listen=127.0.0.1:0 --sessions=1001
+}
+
+# ps and perf tell the threads apart, and none of them but the one that waits for signals gets any.
+t_threads_have_names() {
+	serve --stats-socket="$dir/stats.sock"
+	local names t
+	names=$(cat /proc/"$server"/task/*/comm)
+	grep -qx 'dwcp-stats' <<<"$names" || fail "$names"
+	grep -qx 'dwcp-signals' <<<"$names" || fail "$names"
+	for t in /proc/"$server"/task/*; do
+		[[ $(cat "$t/comm") == dwcp-stats ]] || continue
+		# SIGINT and SIGTERM, SIGALRM and SIGUSR2 as any other
+		(((0x$(sed -n 's/^SigBlk:[[:space:]]*//p' "$t/status") & 0x6802) == 0x6802)) || fail "$(cat "$t/status")"
+	done
+	stop
+}
+
 t_metrics() {
 	serve --metrics=127.0.0.1:0 -v
 	local m
