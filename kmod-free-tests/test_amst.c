@@ -487,14 +487,82 @@ static void test_commands_are_bounded(void **state)
 	assert_int_equal(amst_stream_close(a, STREAMS), -EINVAL);
 	assert_int_equal(amst_region_add(a, AMST_REGIONS_MAX, memory, 1), -EINVAL);
 	assert_int_equal(amst_region_drop(a, UINT32_MAX), -EINVAL);
-	while ((rc = amst_reclaim(a, 1)) == 0 && n < 10000)
+	while ((rc = amst_retire(a, 1)) == 0 && n < 10000)
 		n++;
 	assert_int_equal(rc, -EAGAIN);
 	/* What a lost control stream causes fits: for each stream a close, a reclaim, a connect. */
 	assert_true(n >= 3 * STREAMS);
 	assert_int_equal(amst_sample(a), -EAGAIN);
 	run();
-	assert_int_equal(amst_reclaim(a, 1), 0);
+	assert_int_equal(amst_retire(a, 1), 0);
+}
+
+static void fill_commands(void)
+{
+	int n = 0;
+
+	while (amst_source_add(a, memory, 1) == 0)
+		assert_true(++n < 10000);
+}
+
+/* What nobody can do without is carried out although the ring was full when it was asked for. */
+static void test_ends_are_never_refused(void **state)
+{
+	struct amst_rx rx = { .id = 5 };
+	struct be_addr to = { 0 };
+	unsigned rx_ended = 0;
+	struct amst_event ev;
+	struct err e;
+
+	(void)state;
+	start(1000, 12);
+	fill_commands();
+	assert_int_equal(amst_stream_close(a, 0), 0);
+	assert_int_equal(amst_retire(a, 0), -EAGAIN);
+	assert_int_equal(sc.closed[1], 0);
+	run();
+	assert_int_equal(sc.closed[1], 1);
+	down(1, -ECANCELED);
+	assert_int_equal(downs, 1);
+	fill_commands();
+	assert_int_equal(amst_reclaim(a, 0), 0);
+	assert_int_equal(amst_connect(a, 0, 2, &to, memory), -EAGAIN); /* nothing overtakes it */
+	run();
+	assert_true(sent_puts() > 12); /* what was under way there goes over the others */
+	/* A close whose connection ended by itself is not for the next one. */
+	assert_int_equal(amst_connect(a, 0, 2, &to, memory), 0);
+	run();
+	fill_commands();
+	assert_int_equal(amst_stream_close(a, 0), 0);
+	event((struct be_event){
+		.type = BE_DOWN, .stream = STREAMS + 1, .cookie = sc.cookie[STREAMS + 1], .err = -ECONNRESET });
+	amst_step(a);
+	while (amst_poll(a, &ev))
+		downs += ev.type == AMST_STREAM_DOWN;
+	run();
+	assert_int_equal(downs, 2);
+	assert_int_equal(amst_rx_prepare(&rx, 1, &e), 0);
+	assert_int_equal(amst_rx_start(a, &rx), 0);
+	run();
+	fill_commands();
+	assert_int_equal(amst_tx_end(a, &tx), 0);
+	assert_int_equal(amst_tx_end(a, &tx), 0);
+	assert_int_equal(amst_rx_end(a, &rx), 0);
+	for (int i = 0; i < 50; i++) {
+		amst_step(a);
+		while (amst_poll(a, &ev)) {
+			tx_ended += ev.type == AMST_TX_ENDED;
+			rx_ended += ev.type == AMST_RX_ENDED;
+		}
+		for (be_stream h = 1; h <= sc.next; h++) /* streams with chunks of it under way are closed */
+			if (sc.closed[h] == 1) {
+				sc.closed[h]++;
+				event((struct be_event){ .type = BE_DOWN, .stream = h, .cookie = sc.cookie[h] });
+			}
+	}
+	assert_int_equal(tx_ended, 1);
+	assert_int_equal(rx_ended, 1);
+	amst_rx_free(&rx);
 }
 
 static void test_impossible_transfers(void **state)
@@ -556,6 +624,7 @@ int main(void)
 		T(test_stream_that_takes_nothing_any_more),
 		T(test_messages_that_are_none),
 		T(test_commands_are_bounded),
+		T(test_ends_are_never_refused),
 		T(test_impossible_transfers),
 		cmocka_unit_test(test_impossible_shapes),
 	};

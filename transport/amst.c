@@ -144,7 +144,9 @@ int amst_open(struct amst **out, const struct amst_config *cfg, struct err *e)
 	a->cfg = *cfg;
 	a->n = cfg->workers;
 	a->sched = &amst_scheds[cfg->sched];
-	if (posix_memalign((void **)&a->w, CACHE_LINE, a->n * sizeof *a->w)) {
+	a->kept = calloc(cfg->streams, sizeof *a->kept);
+	if (!a->kept || posix_memalign((void **)&a->w, CACHE_LINE, a->n * sizeof *a->w)) {
+		free(a->kept);
 		free(a);
 		return err_set(e, -ENOMEM, "no memory for %u workers", cfg->workers);
 	}
@@ -193,6 +195,7 @@ void amst_close(struct amst *a)
 		free(w->streams);
 	}
 	free(a->w);
+	free(a->kept);
 	free(a);
 }
 
@@ -203,6 +206,192 @@ bool amst_step(struct amst *a)
 	for (unsigned i = 0; i < a->n; i++)
 		any |= worker_turn(&a->w[i]);
 	return any;
+}
+
+/* ---- commands ---------------------------------------------------------------------------------- */
+
+/* What of a stream's is kept. A close comes before what follows its STREAM_DOWN. */
+enum { KEPT_CLOSE = 1, KEPT_RECLAIM = 2 };
+
+static bool push(struct amst *a, uint32_t stream, const struct wcmd *c)
+{
+	struct worker *w = &a->w[stream % a->n];
+
+	if (!spsc_push(&w->cmds, c))
+		return false;
+	a->cfg.ops->wake(w->be);
+	return true;
+}
+
+/* True: nothing of the stream's is kept any more. */
+static bool hand_on(struct amst *a, uint32_t stream)
+{
+	uint8_t *k = &a->kept[stream];
+
+	if (*k & KEPT_CLOSE && push(a, stream, &(struct wcmd){ .type = CMD_CLOSE, .stream = stream }))
+		*k &= (uint8_t)~KEPT_CLOSE;
+	if (*k == KEPT_RECLAIM && push(a, stream, &(struct wcmd){ .type = CMD_RECLAIM, .stream = stream }))
+		*k = 0;
+	return !*k;
+}
+
+/* Commands to a stream are carried out in order, so that none overtakes one that is kept. */
+static int command(struct amst *a, uint32_t stream, const struct wcmd *c)
+{
+	if (stream >= a->cfg.streams)
+		return -EINVAL;
+	return hand_on(a, stream) && push(a, stream, c) ? 0 : -EAGAIN;
+}
+
+static int command_kept(struct amst *a, uint32_t stream, uint8_t what)
+{
+	if (stream >= a->cfg.streams)
+		return -EINVAL;
+	a->kept[stream] |= what;
+	a->any_kept |= !hand_on(a, stream);
+	return 0;
+}
+
+static int command_all(struct amst *a, const struct wcmd *c, struct gather *g)
+{
+	/* All or none: the rings only ever get emptier while we look. */
+	for (unsigned i = 0; i < a->n; i++)
+		if (spsc_len(&a->w[i].cmds) > a->w[i].cmds.mask)
+			return -EAGAIN;
+	if (g)
+		*g = (struct gather){ .left = a->n };
+	for (unsigned i = 0; i < a->n; i++) {
+		spsc_push(&a->w[i].cmds, c);
+		a->cfg.ops->wake(a->w[i].be);
+	}
+	return 0;
+}
+
+static bool hand_on_ends(struct amst *a)
+{
+	if (a->kept_tx_end)
+		a->kept_tx_end =
+			command_all(a, &(struct wcmd){ .type = CMD_TX_END, .id = a->tx_end_id }, &a->tx_end) < 0;
+	if (a->kept_rx_end)
+		a->kept_rx_end =
+			command_all(a, &(struct wcmd){ .type = CMD_RX_END, .id = a->rx_end_id }, &a->rx_end) < 0;
+	return !a->kept_tx_end && !a->kept_rx_end;
+}
+
+static void hand_on_all(struct amst *a)
+{
+	bool all = hand_on_ends(a);
+
+	for (uint32_t i = 0; i < a->cfg.streams; i++)
+		all &= hand_on(a, i);
+	a->any_kept = !all;
+}
+
+int amst_connect(struct amst *a, uint32_t stream, uint32_t incarnation, const struct be_addr *to, const uint8_t *pre)
+{
+	struct wcmd c = { .type = CMD_CONNECT, .stream = stream, .incarnation = incarnation, .addr = *to };
+
+	memcpy(c.pre, pre, BE_PREAMBLE);
+	return command(a, stream, &c);
+}
+
+int amst_accept(struct amst *a, uint32_t stream, uint32_t incarnation, struct be_request *r, const uint8_t *reply)
+{
+	struct wcmd c = { .type = CMD_ACCEPT, .stream = stream, .incarnation = incarnation, .ptr = r };
+
+	memcpy(c.pre, reply, BE_PREAMBLE);
+	return command(a, stream, &c);
+}
+
+int amst_stream_close(struct amst *a, uint32_t stream)
+{
+	return command_kept(a, stream, KEPT_CLOSE);
+}
+
+int amst_retire(struct amst *a, uint32_t stream)
+{
+	return command(a, stream, &(struct wcmd){ .type = CMD_RETIRE, .stream = stream });
+}
+
+int amst_steer(struct amst *a, const struct be_steer *how)
+{
+	return a->cfg.ops->steer ? command_all(a, &(struct wcmd){ .type = CMD_STEER, .steer = *how }, NULL) : -ENOTSUP;
+}
+
+void amst_window(struct amst *a, uint64_t bytes)
+{
+	__atomic_store_n(&a->window, bytes, __ATOMIC_RELAXED);
+}
+
+int amst_reclaim(struct amst *a, uint32_t stream)
+{
+	return command_kept(a, stream, KEPT_RECLAIM);
+}
+
+int amst_region_add(struct amst *a, uint32_t id, void *addr, uint64_t len)
+{
+	if (id >= AMST_REGIONS_MAX)
+		return -EINVAL;
+	return command_all(a, &(struct wcmd){ .type = CMD_REGION_ADD, .id = id, .ptr = addr, .len = len },
+			   &a->region[id]);
+}
+
+int amst_region_drop(struct amst *a, uint32_t id)
+{
+	if (id >= AMST_REGIONS_MAX)
+		return -EINVAL;
+	return command_all(a, &(struct wcmd){ .type = CMD_REGION_DROP, .id = id }, &a->drop[id]);
+}
+
+int amst_source_add(struct amst *a, const void *addr, uint64_t len)
+{
+	return command_all(a, &(struct wcmd){ .type = CMD_SOURCE_ADD, .ptr = (void *)addr, .len = len }, NULL);
+}
+
+int amst_tx_start(struct amst *a, struct amst_tx *tx)
+{
+	int rc;
+
+	if (tx->stage && (!a->cfg.encodes || (uint64_t)tx->chunk + tx->stage->ops->overhead > a->cfg.chunk))
+		return -EINVAL;
+	rc = command_all(a, &(struct wcmd){ .type = CMD_TX_START, .ptr = tx }, NULL);
+
+	/* Nothing to send is done at once. */
+	if (rc == 0 && !tx->total && !__atomic_exchange_n(&tx->told, 1, __ATOMIC_SEQ_CST)) {
+		a->tell_done = true;
+		a->tell_id = tx->id;
+	}
+	return rc;
+}
+
+int amst_tx_end(struct amst *a, struct amst_tx *tx)
+{
+	if (a->tx_end.left || a->kept_tx_end)
+		return 0;
+	a->tx_end_id = tx->id;
+	a->kept_tx_end = true;
+	a->any_kept |= !hand_on_ends(a);
+	return 0;
+}
+
+int amst_rx_start(struct amst *a, struct amst_rx *rx)
+{
+	return command_all(a, &(struct wcmd){ .type = CMD_RX_START, .ptr = rx }, &a->rx_start);
+}
+
+int amst_rx_end(struct amst *a, struct amst_rx *rx)
+{
+	if (a->rx_end.left || a->kept_rx_end)
+		return 0;
+	a->rx_end_id = rx->id;
+	a->kept_rx_end = true;
+	a->any_kept |= !hand_on_ends(a);
+	return 0;
+}
+
+int amst_sample(struct amst *a)
+{
+	return a->sample.left ? -EAGAIN : command_all(a, &(struct wcmd){ .type = CMD_SAMPLE }, &a->sample);
 }
 
 /* ---- events ------------------------------------------------------------------------------------ */
@@ -253,145 +442,21 @@ bool amst_poll(struct amst *a, struct amst_event *ev)
 		*ev = (struct amst_event){ .type = AMST_TX_DONE, .id = a->tell_id };
 		return true;
 	}
+	if (a->any_kept)
+		hand_on_all(a);
 	for (unsigned i = 0; i < a->n; i++) {
 		struct worker *w = &a->w[(a->next_poll + i) % a->n];
 
 		while (spsc_pop(&w->evs, ev)) {
 			if (!gathered(a, ev))
 				continue;
+			if (ev->type == AMST_STREAM_DOWN) /* a close that is kept was for this connection */
+				a->kept[ev->stream] &= (uint8_t)~KEPT_CLOSE;
 			a->next_poll = (a->next_poll + i + 1) % a->n;
 			return true;
 		}
 	}
 	return false;
-}
-
-/* ---- commands ---------------------------------------------------------------------------------- */
-
-static int command(struct amst *a, uint32_t stream, const struct wcmd *c)
-{
-	struct worker *w = &a->w[stream % a->n];
-
-	if (stream >= a->cfg.streams)
-		return -EINVAL;
-	if (!spsc_push(&w->cmds, c))
-		return -EAGAIN;
-	a->cfg.ops->wake(w->be);
-	return 0;
-}
-
-static int command_all(struct amst *a, const struct wcmd *c, struct gather *g)
-{
-	/* All or none: the rings only ever get emptier while we look. */
-	for (unsigned i = 0; i < a->n; i++)
-		if (spsc_len(&a->w[i].cmds) > a->w[i].cmds.mask)
-			return -EAGAIN;
-	if (g)
-		*g = (struct gather){ .left = a->n };
-	for (unsigned i = 0; i < a->n; i++) {
-		spsc_push(&a->w[i].cmds, c);
-		a->cfg.ops->wake(a->w[i].be);
-	}
-	return 0;
-}
-
-int amst_connect(struct amst *a, uint32_t stream, uint32_t incarnation, const struct be_addr *to, const uint8_t *pre)
-{
-	struct wcmd c = { .type = CMD_CONNECT, .stream = stream, .incarnation = incarnation, .addr = *to };
-
-	memcpy(c.pre, pre, BE_PREAMBLE);
-	return command(a, stream, &c);
-}
-
-int amst_accept(struct amst *a, uint32_t stream, uint32_t incarnation, struct be_request *r, const uint8_t *reply)
-{
-	struct wcmd c = { .type = CMD_ACCEPT, .stream = stream, .incarnation = incarnation, .ptr = r };
-
-	memcpy(c.pre, reply, BE_PREAMBLE);
-	return command(a, stream, &c);
-}
-
-int amst_stream_close(struct amst *a, uint32_t stream)
-{
-	return command(a, stream, &(struct wcmd){ .type = CMD_CLOSE, .stream = stream });
-}
-
-int amst_retire(struct amst *a, uint32_t stream)
-{
-	return command(a, stream, &(struct wcmd){ .type = CMD_RETIRE, .stream = stream });
-}
-
-int amst_steer(struct amst *a, const struct be_steer *how)
-{
-	return a->cfg.ops->steer ? command_all(a, &(struct wcmd){ .type = CMD_STEER, .steer = *how }, NULL) : -ENOTSUP;
-}
-
-void amst_window(struct amst *a, uint64_t bytes)
-{
-	__atomic_store_n(&a->window, bytes, __ATOMIC_RELAXED);
-}
-
-int amst_reclaim(struct amst *a, uint32_t stream)
-{
-	return command(a, stream, &(struct wcmd){ .type = CMD_RECLAIM, .stream = stream });
-}
-
-int amst_region_add(struct amst *a, uint32_t id, void *addr, uint64_t len)
-{
-	if (id >= AMST_REGIONS_MAX)
-		return -EINVAL;
-	return command_all(a, &(struct wcmd){ .type = CMD_REGION_ADD, .id = id, .ptr = addr, .len = len },
-			   &a->region[id]);
-}
-
-int amst_region_drop(struct amst *a, uint32_t id)
-{
-	if (id >= AMST_REGIONS_MAX)
-		return -EINVAL;
-	return command_all(a, &(struct wcmd){ .type = CMD_REGION_DROP, .id = id }, &a->drop[id]);
-}
-
-int amst_source_add(struct amst *a, const void *addr, uint64_t len)
-{
-	return command_all(a, &(struct wcmd){ .type = CMD_SOURCE_ADD, .ptr = (void *)addr, .len = len }, NULL);
-}
-
-int amst_tx_start(struct amst *a, struct amst_tx *tx)
-{
-	int rc;
-
-	if (tx->stage && (!a->cfg.encodes || (uint64_t)tx->chunk + tx->stage->ops->overhead > a->cfg.chunk))
-		return -EINVAL;
-	rc = command_all(a, &(struct wcmd){ .type = CMD_TX_START, .ptr = tx }, NULL);
-
-	/* Nothing to send is done at once. */
-	if (rc == 0 && !tx->total && !__atomic_exchange_n(&tx->told, 1, __ATOMIC_SEQ_CST)) {
-		a->tell_done = true;
-		a->tell_id = tx->id;
-	}
-	return rc;
-}
-
-int amst_tx_end(struct amst *a, struct amst_tx *tx)
-{
-	if (a->tx_end.left)
-		return 0;
-	return command_all(a, &(struct wcmd){ .type = CMD_TX_END, .id = tx->id }, &a->tx_end);
-}
-
-int amst_rx_start(struct amst *a, struct amst_rx *rx)
-{
-	return command_all(a, &(struct wcmd){ .type = CMD_RX_START, .ptr = rx }, &a->rx_start);
-}
-
-int amst_rx_end(struct amst *a, struct amst_rx *rx)
-{
-	return command_all(a, &(struct wcmd){ .type = CMD_RX_END, .id = rx->id }, &a->rx_end);
-}
-
-int amst_sample(struct amst *a)
-{
-	return a->sample.left ? -EAGAIN : command_all(a, &(struct wcmd){ .type = CMD_SAMPLE }, &a->sample);
 }
 
 /* ---- sums -------------------------------------------------------------------------------------- */

@@ -170,7 +170,11 @@ bool amst_step(struct amst *a);
 
 /* All of these are commands to workers: the outcome is an event. They return 0, or -EAGAIN when a
  * worker's command ring is full (poll events, then try again), or -EINVAL. The ring holds four commands for each
- * stream and 64 more: who waits for each outcome before the next command to the same stream never fills it. */
+ * stream and 64 more: who waits for each outcome before the next command to the same stream never fills it.
+ *
+ * Four of them are never refused for want of room, because nobody could go on without them: amst_stream_close,
+ * amst_reclaim, amst_tx_end and amst_rx_end. What the ring does not take is kept, and amst_poll hands it on; until then
+ * other commands to that stream are answered with -EAGAIN. */
 
 /* Connects a stream (client). pre: BE_PREAMBLE bytes. */
 int amst_connect(struct amst *a, uint32_t stream, uint32_t incarnation, const struct be_addr *to, const uint8_t *pre);

@@ -173,6 +173,10 @@ struct amst {
 	struct gather region[AMST_REGIONS_MAX], drop[AMST_REGIONS_MAX];
 	struct gather tx_end, rx_start, rx_end, sample;
 	uint64_t window; /* amst_window: atomic */
+	/* Commands that found their worker's ring full and must not be lost: amst_poll hands them on. */
+	uint8_t *kept; /* of each stream: KEPT_* */
+	bool any_kept, kept_tx_end, kept_rx_end;
+	uint32_t tx_end_id, rx_end_id;
 	bool tell_done;  /* amst_tx_stop found the transfer complete itself */
 	uint32_t tell_id;
 };
