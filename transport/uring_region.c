@@ -247,6 +247,22 @@ void sources_register(struct uring *u)
 			source_register(u, &u->sources[i]);
 }
 
+static void source_unregister(struct uring *u, struct u_source *src)
+{
+	const struct iovec none = { 0 };
+
+	for (uint32_t i = 0; src->registered && i < src->slices; i++)
+		ring_buffers_set(u, src->first + i, &none, 1);
+	src->registered = false;
+}
+
+void sources_unregister(struct uring *u)
+{
+	u->buffers_ok = false;
+	for (uint32_t i = 0; i < U_SOURCES; i++)
+		source_unregister(u, &u->sources[i]);
+}
+
 static bool slots_taken(const struct uring *u, uint32_t first, uint32_t n)
 {
 	for (uint32_t i = 0; i < U_SOURCES; i++) {
@@ -284,16 +300,14 @@ int uring_source_add(struct be *be, const void *addr, uint64_t len, struct err *
 void uring_source_drop(struct be *be, const void *addr)
 {
 	struct uring *u = uring_of(be);
-	const struct iovec none = { 0 };
 
 	for (uint32_t i = 0; i < U_SOURCES; i++) {
 		struct u_source *s = &u->sources[i];
 
 		if (!s->used || s->addr != addr)
 			continue;
-		for (uint32_t j = 0; s->registered && j < s->slices; j++)
-			ring_buffers_set(u, s->first + j, &none, 1);
-		s->used = s->registered = false;
+		source_unregister(u, s);
+		s->used = false;
 	}
 }
 

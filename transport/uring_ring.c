@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The ring: what the kernel offers, set-up, submission, completions, sleep and wake. */
 #include "transport/uring_impl.h"
+#include "base/log.h"
 #include "base/util.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -8,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define FEATURES_NEEDED (IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_FAST_POLL | IORING_FEAT_EXT_ARG)
@@ -91,6 +93,40 @@ static bool has_op(struct io_uring *ring, int op)
 	return has;
 }
 
+/*
+ * Does the kernel tell whether a send was zero-copy in the end (6.2)? One that does not refuses the wish, and without an
+ * answer nobody could see that zero-copy is of no use. Asked once, with a send that cannot be: flags are looked at
+ * before the file.
+ */
+static bool kernel_reports_usage(void)
+{
+	static atomic_int known; /* 0: not asked yet, 1: it does not, 2: it does */
+	struct io_uring_params p = { 0 };
+	struct io_uring_cqe *cqe;
+	struct io_uring_sqe *sqe;
+	struct io_uring ring;
+	const char byte = 0;
+
+	if (atomic_load(&known) || io_uring_queue_init_params(2, &ring, &p) < 0)
+		return atomic_load(&known) == 2;
+	sqe = io_uring_get_sqe(&ring);
+	io_uring_prep_send_zc(sqe, -1, &byte, sizeof byte, MSG_NOSIGNAL, IORING_SEND_ZC_REPORT_USAGE);
+	io_uring_submit_and_wait(&ring, 1);
+	if (io_uring_peek_cqe(&ring, &cqe) == 0)
+		atomic_store(&known, cqe->res == -EINVAL ? 1 : 2);
+	io_uring_queue_exit(&ring);
+	return atomic_load(&known) == 2;
+}
+
+static void warn_no_zero_copy(void)
+{
+	static atomic_flag warned = ATOMIC_FLAG_INIT;
+
+	if (!atomic_flag_test_and_set(&warned))
+		log_warn("tcp: zerocopy=on needs Linux 6.2 and ring-mode=auto: everything is sent with copies; use "
+			 "another kernel or --zerocopy=auto");
+}
+
 static void set_up_extras(struct uring *u, unsigned flags)
 {
 	bool basic = u->opts.ring_mode == URING_MODE_BASIC;
@@ -98,7 +134,10 @@ static void set_up_extras(struct uring *u, unsigned flags)
 	u->disabled = flags & IORING_SETUP_R_DISABLED;
 	u->multishot = !basic;
 	u->files_ok = !basic && io_uring_register_files_sparse(&u->ring, u->n_streams) == 0;
-	u->has_zc = !basic && u->opts.zerocopy != URING_ZC_OFF && has_op(&u->ring, IORING_OP_SENDMSG_ZC);
+	u->has_zc = !basic && u->opts.zerocopy != URING_ZC_OFF && has_op(&u->ring, IORING_OP_SENDMSG_ZC) &&
+		    kernel_reports_usage();
+	if (u->opts.zerocopy == URING_ZC_ON && !u->has_zc)
+		warn_no_zero_copy();
 	u->buffers_ok = u->has_zc && io_uring_register_buffers_sparse(&u->ring, U_SOURCES) == 0;
 }
 

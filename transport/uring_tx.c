@@ -311,6 +311,13 @@ static void zc_off(struct uring *u, struct u_stream *s)
 	metric_add(&u->be.counters.zero_copy_fallbacks, 1);
 }
 
+/* The kernel has it and does not do it: no stream asks again, and nothing stays pinned for it. */
+static void zc_gone(struct uring *u)
+{
+	u->has_zc = false;
+	sources_unregister(u);
+}
+
 static bool is_zc_refusal(int err)
 {
 	return err == -EINVAL || err == -EOPNOTSUPP || err == -ENOBUFS || err == -ENOMEM || err == -EFAULT;
@@ -329,7 +336,8 @@ static void tx_result(struct uring *u, struct u_stream *s, enum u_kind kind, uin
 		else
 			metric_add(&u->be.counters.tx_copied_bytes, payload);
 	} else if (kind == UD_ZC && is_zc_refusal(res)) {
-		u->has_zc = u->has_zc && res != -EINVAL; /* a kernel without REPORT_USAGE */
+		if (res == -EINVAL)
+			zc_gone(u);
 		zc_off(u, s);
 	} else if (res != -EAGAIN && res != -EINTR && res != -ECANCELED) {
 		tx_fail(u, s, res ? res : -EPIPE);
