@@ -6,6 +6,7 @@
 #include "kmod-free-tests/sim.h"
 #include "kmod-free-tests/sim_files.h"
 #include "kmod-free-tests/store_fixture.h"
+#include "transport/client_impl.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -357,6 +358,31 @@ static void test_server_restarts(void **state)
 	assert_in_range(sim.now - started, 0, NS_PER_S);
 }
 
+/* ---- a server that is there and says nothing ------------------------------------------------------ */
+
+static void drive_time(void *ctx)
+{
+	(void)ctx;
+	sim.now += 50 * NS_PER_MS;
+}
+
+/* What it was asked, for how long, and the option that helps where it was only slow. */
+static void test_silence_says_what_was_asked(void **state)
+{
+	struct be_token token;
+	struct digest128 d;
+	struct err e = { 0 };
+
+	(void)state;
+	join(1);
+	assert_int_equal(client_region_make(sim.client, 1, BYTES, 0, &token, NULL, &e), 0);
+	sim.client->cfg.drive = drive_time;
+	assert_int_equal(client_digest(sim.client, 1, 0, BYTES, &d, &e), -ETIMEDOUT);
+	if (!strstr(e.why, "check a region's content") || !strstr(e.why, "50 s") || !strstr(e.why, "--timeout"))
+		fail_msg("%s", e.why);
+	sim.client->cfg.drive = sim_client(&sim).drive;
+}
+
 /* ---- who answers is not the server ---------------------------------------------------------------- */
 
 struct stranger {
@@ -681,6 +707,7 @@ int main(void)
 		T(test_partition_that_lasts),
 		T(test_partition_that_heals),
 		T(test_server_restarts),
+		T(test_silence_says_what_was_asked),
 		T(test_who_answers_is_not_the_server),
 		T(test_interrupted),
 		T(test_endless_until_stopped),

@@ -3,6 +3,7 @@
 #include "transport/client.h"
 
 #include "base/bitmap.h"
+#include "base/opt.h"
 #include "transport/client_impl.h"
 #include <errno.h>
 #include <stdio.h>
@@ -235,10 +236,41 @@ static int parse_reply(struct client *c, uint16_t type, struct rcur *reply, stru
 	return status ? err_set(e, status, "%s: %s", c->cfg.target, client_clean(text)) : 0;
 }
 
-static int silent_text(const struct client *c, struct err *e)
+/* What a peer was asked to do, for people. */
+static const char *asked(uint16_t type)
 {
-	return err_set(e, -ETIMEDOUT, "%s is connected, but does not answer a request: look at its load and log",
-		       c->cfg.target);
+	static const struct {
+		uint16_t type;
+		const char *what;
+	} rows[] = {
+		{ MSG_HELLO, "open a session" },
+		{ MSG_REGION, "make a region of memory" },
+		{ MSG_XFER_BEGIN, "get ready for a transfer" },
+		{ MSG_XFER_END, "say what it has received" },
+		{ MSG_PULL, "send a region" },
+		{ MSG_PULL_WAIT, "finish sending a region" },
+		{ MSG_PULL_STOP, "stop sending a region" },
+		{ MSG_DIGEST, "check a region's content" },
+		{ MSG_INFO, "give its counters" },
+		{ MSG_FILES_OPEN, "open files" },
+		{ MSG_FILE_HASH, "compare a file with what it has of it" },
+		{ MSG_FILES_CLOSE, "write files out and give them their names" },
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+		if (rows[i].type == type)
+			return rows[i].what;
+	return "do what a service of it does";
+}
+
+static int silent_text(const struct client *c, uint16_t type, uint64_t waited_ns, struct err *e)
+{
+	char waited[32];
+
+	return err_set(e, -ETIMEDOUT,
+		       "%s is connected, but for %s did not answer when it was asked to %s: look at its load, disk and "
+		       "log, or give it longer with --timeout",
+		       c->cfg.target, format_time(waited, sizeof waited, waited_ns), asked(type));
 }
 
 /* Hands the request to the control stream; its bytes stay in call.out until it is answered. */
@@ -257,7 +289,7 @@ static int call_post(struct client *c, uint16_t type, const void *fields, uint32
 		if (rc < 0)
 			return rc;
 		if (conn_now(c) - started > c->cfg.timeout_ns)
-			return silent_text(c, e);
+			return silent_text(c, type, c->cfg.timeout_ns, e);
 	}
 	c->call.busy = true;
 	c->call.sent = c->call.answered = false;
@@ -281,7 +313,7 @@ static int call_wait(struct client *c, uint16_t type, struct rcur *reply, struct
 		if (c->lost_at)
 			started = conn_now(c); /* the resume has its own limit */
 		if (!c->call.answered && conn_now(c) - started > answer_time(c, type))
-			return silent_text(c, e);
+			return silent_text(c, type, answer_time(c, type), e);
 	}
 	c->call.busy = false;
 	return parse_reply(c, type, reply, e);
