@@ -461,6 +461,74 @@ static void test_who_answers_is_not_the_server(void **state)
 	sim.ops->close(x.be);
 }
 
+/* ---- a name with several addresses --------------------------------------------------------------- */
+
+/* Opens a session with two addresses whose first accepts nothing; how long it took. */
+static uint64_t two_addresses(uint16_t second, int want, const char *text)
+{
+	struct be_addr to[2] = { sim.at, sim.at };
+	struct client_config cfg = config(1);
+	uint64_t started = sim.now;
+	struct client *c = NULL;
+	struct err e = { 0 };
+	int rc;
+
+	to[0].in.sin_port = htons(2222);
+	to[1].in.sin_port = htons(second);
+	cfg.addrs = to;
+	cfg.n_addrs = 2;
+	rc = client_open(&c, &cfg, NULL, &e);
+	if (rc != want || (rc < 0 && !strstr(e.why, text)))
+		fail_msg("%d %s", rc, e.why);
+	started = sim.now - started;
+	client_close(c);
+	return started;
+}
+
+static struct be *deaf;
+static uint64_t accept_at;
+
+static void accept_late(struct sim *s)
+{
+	struct be_event ev[4];
+	uint8_t ok[BE_PREAMBLE];
+	be_stream h;
+
+	for (int i = 0, n = s->now >= accept_at ? s->ops->poll(deaf, ev, ARRAY_LEN(ev)) : 0; i < n; i++)
+		if (ev[i].type == BE_INCOMING) {
+			wire_put_reply(ok, &(struct pre_reply){ .version = WIRE_VERSION, .status = PRE_STOPPING });
+			s->ops->accept(deaf, ev[i].request, ok, 0, 1, &h);
+		}
+}
+
+/* One that leads nowhere costs two seconds, and the whole time-out only where nothing else answers. */
+static void test_address_that_leads_nowhere(void **state)
+{
+	struct be_open o = { .clock = clock_manual(&sim.now),
+			     .streams = 8,
+			     .frames = 4,
+			     .frame_bytes = WIRE_CTL_MAX,
+			     .sends = 8,
+			     .cpu = -1,
+			     .fabric = sim.fabric };
+	struct be_addr at = sim.at, bound;
+	struct err e;
+
+	(void)state;
+	at.in.sin_port = htons(2222);
+	assert_int_equal(sim.ops->open(&o, &deaf, &e), 0);
+	assert_int_equal(sim.ops->listen(deaf, &at, &bound, &e), 0);
+	assert_in_range(two_addresses(7411, 0, ""), 2 * NS_PER_S, 3 * NS_PER_S);
+	assert_in_range(two_addresses(7412, -ETIMEDOUT, "in time"), 2 * NS_PER_S + TIMEOUT,
+			3 * NS_PER_S + TIMEOUT);
+	/* It answers in the second round, and that is believed. */
+	accept_at = sim.now + 4 * NS_PER_S;
+	sim.step = accept_late;
+	assert_in_range(two_addresses(7412, -ECONNREFUSED, "shutting down"), 4 * NS_PER_S, 5 * NS_PER_S);
+	sim.step = NULL;
+	sim.ops->close(deaf);
+}
+
 /* ---- the user ----------------------------------------------------------------------------------- */
 
 static void test_interrupted(void **state)
@@ -709,6 +777,7 @@ int main(void)
 		T(test_server_restarts),
 		T(test_silence_says_what_was_asked),
 		T(test_who_answers_is_not_the_server),
+		T(test_address_that_leads_nowhere),
 		T(test_interrupted),
 		T(test_endless_until_stopped),
 		T(test_endless_pull_until_stopped),

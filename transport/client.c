@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #define TICK_NS (50 * NS_PER_MS)
 #define PULL_LOOK_NS (200 * NS_PER_US) /* nothing wakes a puller when the last chunk has arrived */
@@ -73,18 +72,6 @@ static int alloc_client(struct client *c, struct err *e)
 	if (!c->call.out || !c->reply || !c->streams)
 		return err_set(e, -ENOMEM, "no memory for a session of %u streams", c->cfg.streams);
 	return 0;
-}
-
-static void session_id(struct client *c)
-{
-	uint64_t state = c->cfg.seed;
-
-	/* A simulation must be repeatable; a session id must not be guessed. */
-	if (c->cfg.manual)
-		for (size_t i = 0; i < sizeof c->session; i++)
-			c->session[i] = (uint8_t)rng_next(&state);
-	else if (getrandom(c->session, sizeof c->session, 0) != sizeof c->session)
-		abort();
 }
 
 static void say_bye(struct client *c)
@@ -392,7 +379,6 @@ int client_open(struct client **out, const struct client_config *cfg, uint64_t *
 		return err_set(e, -ENOMEM, "no memory for a session");
 	c->cfg = *cfg;
 	c->wanted = cfg->streams_first ? (unsigned)min_u64(cfg->streams_first, cfg->streams) : cfg->streams;
-	session_id(c);
 	start = conn_now(c);
 	rc = alloc_client(c, e);
 	if (rc == 0)

@@ -23,7 +23,8 @@
 
 struct client_config {
 	const char *target;          /* as the user wrote it, for messages */
-	const struct be_addr *addrs; /* tried in order */
+	const struct be_addr *addrs; /* 1 … 64, tried in order: each for 2 s, the last for the whole
+				      * time-out; then again for the whole time-out those that were only slow */
 	int n_addrs;
 	const struct be_ops *ops;
 	const void *be_opts;

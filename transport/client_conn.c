@@ -8,10 +8,13 @@
 #include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #define RETRY_FIRST (10 * NS_PER_MS)
 #define RETRY_MOST (1000 * NS_PER_MS)
+#define ADDRESS_FIRST (2 * NS_PER_S) /* for each address but the last, before the others are tried */
 #define LOSSES_MOST 16 /* without an answer in between: no progress */
 #define CTL_COOKIE 0xc0ull
 #define CALL_COOKIE 0xc1ull
@@ -523,34 +526,64 @@ int conn_check(struct client *c, struct err *e)
 	return 0;
 }
 
-/* Tries the addresses one after the other. */
+/* A session id must not be guessed, and no two attempts share one: a server may have taken what was given up here. */
+static void session_id(struct client *c, unsigned attempt)
+{
+	uint64_t state = c->cfg.seed + attempt;
+
+	if (c->cfg.manual) /* a simulation must be repeatable */
+		for (size_t i = 0; i < sizeof c->session; i++)
+			c->session[i] = (uint8_t)rng_next(&state);
+	else if (getrandom(c->session, sizeof c->session, 0) != sizeof c->session)
+		abort();
+}
+
+static void give_up_address(struct client *c)
+{
+	c->cfg.ops->stream_close(c->ctl, c->ctl_stream, false);
+	for (int k = 0; k < 100 && c->ctl_state == CTL_CONNECTING; k++) {
+		conn_events(c);
+		c->cfg.ops->wait(c->ctl, NS_PER_MS);
+	}
+}
+
+static int try_address(struct client *c, const struct be_addr *to, uint64_t patience_ns, struct err *e)
+{
+	uint64_t deadline = conn_now(c) + patience_ns;
+	int rc = ctl_connect(c, to, PRE_CONTROL, e);
+
+	while (rc >= 0 && c->ctl_state == CTL_CONNECTING && conn_now(c) < deadline && !conn_interrupted(c))
+		rc = client_turn(c, min_u64(100 * NS_PER_MS, patience_ns), e);
+	if (rc < 0 || c->ctl_state == CTL_UP)
+		return rc;
+	if (c->ctl_state == CTL_CONNECTING)
+		give_up_address(c);
+	return conn_interrupted(c) ? err_set(e, -EINTR, "interrupted") : connect_text(c, -ETIMEDOUT, e);
+}
+
+/*
+ * Tries the addresses one after the other. A name often has one that leads nowhere, as an IPv6 address without a route:
+ * all but the last get a short time first, so that it costs little, and the whole time-out only when nothing else
+ * answers.
+ */
 int conn_open(struct client *c, struct err *e)
 {
+	uint64_t brief = min_u64(ADDRESS_FIRST, c->cfg.timeout_ns), slow = 0;
+	unsigned attempt = 0;
 	int rc = -EHOSTUNREACH;
 
-	for (int i = 0; i < c->cfg.n_addrs; i++) {
-		uint64_t deadline = conn_now(c) + c->cfg.timeout_ns;
+	for (int k = 0; k < 2 * c->cfg.n_addrs; k++) {
+		int i = k % c->cfg.n_addrs;
+		bool again = k >= c->cfg.n_addrs, patient = again || i == c->cfg.n_addrs - 1;
 
-		rc = ctl_connect(c, &c->cfg.addrs[i], PRE_CONTROL, e);
-		if (rc < 0)
+		if (again && !(slow >> i & 1))
 			continue;
-		while (c->ctl_state == CTL_CONNECTING && conn_now(c) < deadline && !conn_interrupted(c)) {
-			rc = client_turn(c, 100 * NS_PER_MS, e);
-			if (rc < 0)
-				break;
-		}
-		if (c->ctl_state == CTL_UP)
-			return 0;
-		if (c->ctl_state == CTL_CONNECTING) {
-			c->cfg.ops->stream_close(c->ctl, c->ctl_stream, false);
-			for (int k = 0; k < 100 && c->ctl_state == CTL_CONNECTING; k++) {
-				conn_events(c);
-				c->cfg.ops->wait(c->ctl, NS_PER_MS);
-			}
-			rc = conn_interrupted(c) ? err_set(e, -EINTR, "interrupted") : connect_text(c, -ETIMEDOUT, e);
-		}
-		if (rc == -EINTR)
-			break;
+		session_id(c, attempt++);
+		rc = try_address(c, &c->cfg.addrs[i], patient ? c->cfg.timeout_ns : brief, e);
+		if (rc >= 0 || rc == -EINTR)
+			return rc;
+		if (!patient && rc == -ETIMEDOUT)
+			slow |= 1ull << i;
 	}
 	return rc;
 }
