@@ -154,6 +154,32 @@ static void test_more_sessions_than_allowed(void **state)
 	assert_int_equal(peer_connect(peer, 4, PRE_CONTROL, 0, 0), PRE_OK);
 }
 
+/* …and against one that comes for a second, the oldest first. A session that has begun is nobody's room. */
+static void test_silent_ones_make_room(void **state)
+{
+	struct peer_conn *c = peer->conn;
+
+	(void)state;
+	peer_hello(peer, 1, 0); /* connection 0 */
+	for (unsigned i = 1; i < 4; i++) {
+		peer->session[0] = (uint8_t)i;
+		assert_int_equal(peer_connect(peer, i, PRE_CONTROL, 0, 0), PRE_OK);
+		peer_run(peer, 100 * NS_PER_MS);
+	}
+	peer_run(peer, NS_PER_S);
+	for (unsigned i = 1; i < 4; i++) {
+		peer->session[0] = (uint8_t)(90 + i);
+		assert_int_equal(peer_connect(peer, 3 + i, PRE_CONTROL, 0, 0), PRE_OK);
+		assert_true(peer_ended(peer, i));
+		for (unsigned k = i + 1; k < 4; k++)
+			assert_int_equal(c[k].state, PEER_UP);
+	}
+	peer->session[0] = 99;
+	assert_int_equal(peer_connect(peer, 7, PRE_CONTROL, 0, 0), PRE_BUSY);
+	assert_int_equal(peer_call(peer, MSG_INFO, NULL, 0, NULL), 0);
+	peer_run(peer, NS_PER_S); /* room for the next one */
+}
+
 /* ---- data streams ------------------------------------------------------------------------------ */
 
 static void test_stream_numbers(void **state)
@@ -424,6 +450,7 @@ int main(void)
 		T(test_unknown_kind_and_session),
 		T(test_two_controls_of_one_session),
 		T(test_more_sessions_than_allowed),
+		T(test_silent_ones_make_room),
 		T(test_stream_numbers),
 		T(test_ten_thousand_data_connections),
 		T(test_absurd_hellos),

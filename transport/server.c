@@ -30,6 +30,7 @@ const struct metric server_metrics[] = {
 const size_t server_metrics_n = ARRAY_LEN(server_metrics);
 
 #define CLOSE_TURNS 64
+#define SOON (10 * NS_PER_MS)
 #define SLOTS_PER_SESSION 2 /* one for a session on its way out */
 #define STREAMS_PER_SLOT 2  /* the control stream, and one that takes over from it */
 #define STREAMS_SPARE 8     /* connections to be refused */
@@ -65,6 +66,14 @@ static uint32_t live_sessions(const struct server *srv)
 	return n;
 }
 
+/* Connections that say nothing hold no place against one that comes. */
+static bool has_room(struct server *srv)
+{
+	if (live_sessions(srv) >= srv->cfg.sessions && !session_shed(srv))
+		return false;
+	return srv->counters.sessions_now < srv->slots;
+}
+
 static void on_incoming(struct server *srv, const struct be_event *ev)
 {
 	struct preamble p;
@@ -87,7 +96,7 @@ static void on_incoming(struct server *srv, const struct be_event *ev)
 			server_reject(srv, ev->request, PRE_DUPLICATE);
 		else if (srv->stopping)
 			server_reject(srv, ev->request, PRE_STOPPING);
-		else if (live_sessions(srv) >= srv->cfg.sessions || srv->counters.sessions_now >= srv->slots)
+		else if (!has_room(srv))
 			server_reject(srv, ev->request, PRE_BUSY);
 		else
 			session_start(srv, p.session, ev->request);
@@ -206,12 +215,13 @@ void server_turn(struct server *srv, uint64_t wait_ns)
 	for (int i = 0; i < n; i++)
 		on_event(srv, &ev[i]);
 	any = n > 0;
+	srv->soon = false;
 	for (uint32_t i = 0; i < srv->slots; i++)
 		if (srv->sessions[i].used)
 			any |= session_turn(&srv->sessions[i]);
 	metric_add(&srv->counters.region_bytes_now, srv->region_bytes - srv->counters.region_bytes_now);
 	if (!any && !srv->cfg.manual)
-		srv->cfg.ops->wait(srv->ctl, wait_ns);
+		srv->cfg.ops->wait(srv->ctl, srv->soon ? min_u64(wait_ns, SOON) : wait_ns);
 }
 
 void server_close(struct server *srv)

@@ -213,6 +213,24 @@ static void fail(struct session *s, const char *why)
 	session_end(s, true);
 }
 
+bool session_shed(struct server *srv)
+{
+	struct session *oldest = NULL;
+
+	for (uint32_t i = 0; i < srv->slots; i++) {
+		struct session *s = &srv->sessions[i];
+
+		if (s->used && !s->agreed && !s->dying && !s->job_running && now_of(s) - s->opened_at >= SHED_AFTER &&
+		    (!oldest || s->opened_at < oldest->opened_at))
+			oldest = s;
+	}
+	if (!oldest)
+		return false;
+	fail(oldest, "it said nothing while others wait for its place");
+	srv->cfg.ops->stream_close(srv->ctl, oldest->last_ctl, false);
+	return true;
+}
+
 /* ---- answers ----------------------------------------------------------------------------------- */
 
 /* Begins the answer to the request in progress; fields may follow, then session_reply_send. */
@@ -252,6 +270,11 @@ void session_goodbye(struct session *s, const char *why)
 
 	snprintf(m.text, sizeof m.text, "%s", why);
 	send_small(s, MSG_GOODBYE, 0, &wire_goodbye, &m);
+}
+
+bool session_probe(struct session *s)
+{
+	return send_small(s, MSG_STREAM_LOST, 0, &wire_stream_down, &(struct msg_stream_down){ UINT32_MAX, 0 });
 }
 
 static void flush_streams(struct session *s)

@@ -9,6 +9,7 @@
 #include <pthread.h>
 
 #define HELLO_TIMEOUT (10 * NS_PER_S)
+#define SHED_AFTER NS_PER_S /* who has said nothing for so long makes room when there is none */
 #define IDLE_TIMEOUTS 10           /* a session in which nothing happens ends after so many of its time-outs… */
 #define IDLE_LEAST (60 * NS_PER_S) /* …and not before: the client may be reading its files */
 #define STAGE_CHUNK_MAX ((1u << 20) + 4096) /* a megabyte, and what a stage adds to it at most */
@@ -58,6 +59,7 @@ struct session {
 	bool local; /* the peer is on this host */
 	uint64_t opened_at, lost_at, timeout_ns;
 	uint64_t active_at, looked_at, moved; /* last sign of activity; when chunks were looked at, and their sum */
+	uint64_t probed_at, proven_at; /* since when its host owes a sign of life, 0: not asked; when it last gave one */
 	be_stream ctl, last_ctl;
 	unsigned ctl_open; /* control streams not DOWN yet: they may still use `reply` */
 	uint64_t dying_at;
@@ -88,6 +90,10 @@ struct session {
 	bool folder[WIRE_BATCH_MAX];
 	uint32_t n_files, files_good, files_bad;
 	uint64_t file_bytes; /* what the peer said that they will hold */
+	struct rcur files_in;     /* the list of FILES_OPEN, from its beginning… */
+	uint64_t files_at;        /* …when it came… */
+	uint32_t files_refused;   /* …how many of it were refused when it was last tried… */
+	bool files_busy;          /* …and whether another transfer had one of them */
 
 	/* The request in progress: its frame is kept until it is answered. */
 	enum op op;
@@ -120,6 +126,7 @@ struct server {
 	struct session *sessions; /* `slots` of them: twice the sessions allowed, for those that are on their way out */
 	uint32_t slots;
 	bool stopping;
+	bool soon; /* a session waits for something that is no event */
 	uint64_t region_bytes;
 	struct server_counters counters;
 	struct amst_counters ended_ac;
@@ -133,6 +140,8 @@ void session_data_request(struct session *s, const struct preamble *p, struct be
 void session_resume(struct session *s, struct be_request *r);
 bool session_turn(struct session *s);
 void session_goodbye(struct session *s, const char *why);
+bool session_shed(struct server *srv); /* ends the oldest that said nothing for SHED_AFTER; false: there is none */
+bool session_probe(struct session *s); /* sends what clients ignore, to see it taken; false: not now */
 void session_end(struct session *s, bool failed);
 void session_destroy(struct session *s); /* any state; blocks; twice is fine */
 void session_destroyed(struct session *s);
