@@ -444,6 +444,104 @@ static void test_files_of_a_lost_session_sent_anew(void **state)
 	free_files(&w);
 }
 
+static struct client *polled; /* a client that takes what is sent to it */
+
+static void poll_client(struct sim *s)
+{
+	(void)s;
+	conn_events(polled);
+}
+
+/* The holder, and a second sender of the same names. */
+static struct client *hold(struct sim *s, struct sim_files *v)
+{
+	struct client_config cfg;
+	struct client *c;
+	struct err e;
+
+	start(s, &mem_ops, 1, 1);
+	cfg = sim_client(s);
+	cfg.seed++;
+	c = join(&cfg);
+	assert_int_equal(sim_files_open(c, v, false, &e), 0);
+	return c;
+}
+
+/* Nobody tells that a host has vanished: it takes nothing any more, and that is seen within seconds. */
+static void test_files_of_a_host_that_vanished(void **state)
+{
+	struct sim_files v = three_files("gone");
+	struct sim s;
+	struct client *gone = hold(&s, &v);
+	uint64_t started = s.now;
+	struct err e;
+
+	(void)state;
+	assert_int_equal(sim_files_open(s.client, &v, false, &e), 0);
+	for (uint32_t i = 0; i < v.n; i++)
+		assert_int_equal(v.f[i].status, 0);
+	assert_in_range(s.now - started, 4 * NS_PER_S, 10 * NS_PER_S);
+	assert_null(session_at(&s, 1));
+	/* Each file that was given up is counted once, however often the list was tried. */
+	assert_int_equal(sim_counters(&s).files_failed, 3);
+	client_close(gone);
+	sim_close(&s);
+	free_files(&v);
+}
+
+/* One that is there keeps its files, and who comes second is told so soon. */
+static void test_files_of_a_host_that_is_there(void **state)
+{
+	struct sim_files v = three_files("there");
+	struct sim s;
+	struct client *there = hold(&s, &v);
+	uint64_t started = s.now;
+	struct err e;
+
+	(void)state;
+	polled = there;
+	s.step = poll_client;
+	for (int round = 0; round < 2; round++) {
+		assert_int_equal(sim_files_open(s.client, &v, false, &e), 0);
+		for (uint32_t i = 0; i < v.n; i++)
+			assert_int_equal(v.f[i].status, -EBUSY);
+		assert_int_equal(sim_counters(&s).files_failed, 3 * (round + 1));
+	}
+	assert_in_range(s.now - started, 0, NS_PER_S);
+	assert_non_null(session_at(&s, 1));
+	/* Long afterwards it vanishes, and that is not taken for an old silence. */
+	s.step = NULL;
+	sleep_s(&s, 20);
+	started = s.now;
+	assert_int_equal(sim_files_open(s.client, &v, false, &e), 0);
+	assert_int_equal(v.f[0].status, 0);
+	assert_in_range(s.now - started, 4 * NS_PER_S, 10 * NS_PER_S);
+	client_close(there);
+	sim_close(&s);
+	free_files(&v);
+}
+
+/* The sender was killed this moment: the second one is faster than the news. */
+static void test_files_of_a_sender_just_killed(void **state)
+{
+	struct sim_files v = three_files("killed");
+	struct sim s;
+	struct client *killed = hold(&s, &v);
+	struct err e;
+
+	(void)state;
+	mem_fabric_faults(s.fabric)->notice_jitter_ns = 40 * NS_PER_MS;
+	mem_crash(killed->ctl);
+	assert_int_equal(session_at(&s, 1)->lost_at, 0);
+	assert_int_equal(sim_files_open(s.client, &v, false, &e), 0);
+	for (uint32_t i = 0; i < v.n; i++)
+		assert_int_equal(v.f[i].status, 0);
+	assert_int_equal(sim_counters(&s).files_failed, 3);
+	client_close(killed);
+	sim_close(&s);
+	free_files(&v);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -460,6 +558,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_refused_file_is_counted_once, store_setup, store_teardown),
 		cmocka_unit_test_setup_teardown(test_files_closed_by_a_dying_session, store_setup, store_teardown),
 		cmocka_unit_test_setup_teardown(test_files_of_a_lost_session_sent_anew, store_setup, store_teardown),
+		cmocka_unit_test_setup_teardown(test_files_of_a_host_that_vanished, store_setup, store_teardown),
+		cmocka_unit_test_setup_teardown(test_files_of_a_host_that_is_there, store_setup, store_teardown),
+		cmocka_unit_test_setup_teardown(test_files_of_a_sender_just_killed, store_setup, store_teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

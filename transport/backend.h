@@ -156,6 +156,7 @@ struct be_info {
 	uint64_t delivery_rate;              /* bytes per second, the path's own estimate */
 	bool rate_is_ours;                   /* delivery_rate says how much was given to it, not what the path can do */
 	uint64_t bytes_sent, bytes_received; /* payload and headers, this stream */
+	uint64_t unacked_bytes; /* sent or to be sent, which the peer's host has not taken; 0 where that is not known */
 	uint32_t cwnd_bytes;
 	char congestion[16];
 	struct be_addr local, peer;

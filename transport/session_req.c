@@ -17,6 +17,10 @@
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
+#define PROBE_LEAST (50 * NS_PER_MS) /* for a probe to be sent and taken, or for news that is on its way */
+#define PROBE_TIME (5 * NS_PER_S)    /* a host that takes nothing for so long is gone */
+#define JOB_PATIENCE NS_PER_S        /* for a job that may be about the same files */
+
 static void answer(struct session *s, int status, const char *text)
 {
 	session_reply(s, status, "%s", text);
@@ -508,16 +512,21 @@ static void do_info(struct session *s)
 
 /* ---- files ------------------------------------------------------------------------------------- */
 
-void session_drop_files(struct session *s)
+static void drop_files(struct session *s, bool count)
 {
 	for (uint32_t i = 0; i < s->n_files; i++)
 		if (s->files[i]) {
 			store_abandon(s->files[i], true);
-			s->files_bad += !s->folder[i];
+			s->files_bad += count && !s->folder[i];
 		}
 	memset(s->files, 0, sizeof s->files);
 	s->n_files = 0;
 	s->file_bytes = 0;
+}
+
+void session_drop_files(struct session *s)
+{
+	drop_files(s, true);
 }
 
 static void put_file_status(struct session *s, int status, uint64_t have, const char *text)
@@ -530,10 +539,15 @@ static void put_file_status(struct session *s, int status, uint64_t have, const 
 
 static void run_files_open(struct session *s)
 {
-	uint32_t n = get_u16(&s->in);
 	struct store_spec *spec = malloc(sizeof *spec);
+	uint32_t n;
 
-	session_drop_files(s);
+	drop_files(s, !s->files_busy); /* what the last try of this list opened was not given up by anybody */
+	s->files_bad -= s->files_refused;
+	s->files_refused = 0;
+	s->files_busy = false;
+	s->in = s->files_in;
+	n = get_u16(&s->in);
 	session_reply(s, 0, "%s", "");
 	put_u16(&s->out, (uint16_t)n);
 	for (uint32_t i = 0; i < n && spec; i++) {
@@ -551,7 +565,9 @@ static void run_files_open(struct session *s)
 			s->file_bytes += min_u64(spec->size, INT64_MAX / WIRE_BATCH_MAX);
 		s->n_files = i + 1;
 		s->folder[i] = spec->kind == STORE_DIR;
+		s->files_refused += rc < 0;
 		s->files_bad += rc < 0;
+		s->files_busy |= rc == -EBUSY;
 		put_file_status(s, rc < 0 ? rc : 0, have, rc < 0 ? e.why : "");
 	}
 	if (!spec || s->in.bad) {
@@ -575,9 +591,11 @@ static void files_done(struct session *s)
 	session_reply_send(s);
 }
 
-static bool lost_one(const struct session *s, const struct session *o)
+/* ---- files that another session has -------------------------------------------------------------- */
+
+static bool lost_one(const struct session *o)
 {
-	return o != s && o->used && (o->lost_at || o->dying);
+	return o->lost_at || o->dying;
 }
 
 static bool holds(const struct session *o, const char *name)
@@ -588,51 +606,99 @@ static bool holds(const struct session *o, const char *name)
 	return false;
 }
 
-/* Ends every lost session that holds the file. */
-static bool end_holders(struct session *s, const char *name)
+static bool holds_any(const struct session *o, struct rcur in)
+{
+	uint32_t n = get_u16(&in);
+	struct store_spec spec;
+	bool held = false;
+
+	for (uint32_t i = 0; !held && i < n && !in.bad; i++) {
+		wire_get(&in, &wire_file_spec, &spec);
+		held = !in.bad && holds(o, spec.name);
+	}
+	return held;
+}
+
+/* A host that is gone says nothing, and neither does one that has nothing to say: it is sent something, and one that is
+ * there takes it. True: nobody knows yet. */
+static bool unproven(struct session *s, struct session *o)
+{
+	uint64_t now = clock_now(&s->srv->cfg.clock), patience = min_u64(PROBE_TIME, 5 * s->timeout_ns);
+	struct be_info info;
+
+	if (o->proven_at > s->files_at)
+		return false;
+	if (!o->probed_at && !session_probe(o))
+		return now - s->files_at < patience;
+	if (!o->probed_at)
+		o->probed_at = now;
+	if (now - o->probed_at < PROBE_LEAST)
+		return true;
+	if (s->srv->cfg.ops->info(s->srv->ctl, o->ctl, &info) == 0 && !info.unacked_bytes) {
+		o->proven_at = now;
+		o->probed_at = 0;
+		return false;
+	}
+	if (now - o->probed_at < patience)
+		return true;
+	log_warn("%s: session %u is ended: its host does not answer, and %s sends its files anew", o->peer, o->slot,
+		 s->peer);
+	session_end(o, true);
+	return true;
+}
+
+static bool held_by(struct session *s, struct session *o)
+{
+	/* While a job of its runs, its files are the job's. */
+	if (!lost_one(o))
+		return s->files_busy && (o->job_running ? clock_now(&s->srv->cfg.clock) - s->files_at < JOB_PATIENCE :
+							  holds_any(o, s->files_in) && unproven(s, o));
+	if (o->job_running)
+		return true;
+	if (!holds_any(o, s->files_in))
+		return false;
+	if (!o->dying)
+		log_info("%s: session %u is ended: its files are sent anew by %s", o->peer, o->slot, s->peer);
+	session_end(o, true);
+	return true;
+}
+
+/*
+ * A sender that was killed leaves its session behind, and that its files. Who sends one of them anew is believed: the
+ * session that lost its sender ends. A list of which another transfer has a file is tried again when it is known
+ * whether that one's sender is still there: news of its end may be on its way, and of a host that is gone there are
+ * none. True while a session is not gone yet, or not known to be alive.
+ */
+static bool held_by_others(struct session *s)
 {
 	bool held = false;
 
 	for (uint32_t i = 0; i < s->srv->slots; i++) {
 		struct session *o = &s->srv->sessions[i];
 
-		if (!lost_one(s, o) || !holds(o, name))
-			continue;
-		if (!o->dying)
-			log_info("%s: session %u is ended: its files are sent anew by %s", o->peer, o->slot, s->peer);
-		session_end(o, true);
-		held = true;
+		if (o != s && o->used)
+			held |= held_by(s, o);
 	}
+	s->srv->soon |= held;
 	return held;
 }
 
-/* A sender that was killed leaves its session behind, and that its files. Who sends one of them anew is believed: the
- * session that lost its sender ends. True while one is not gone yet. */
-static bool held_by_lost(struct session *s)
+static void files_opened(struct session *s)
 {
-	struct rcur in = s->in;
-	uint32_t n = get_u16(&in);
-	struct store_spec spec;
-	bool lost = false, held = false;
-
-	for (uint32_t i = 0; i < s->srv->slots; i++) {
-		const struct session *o = &s->srv->sessions[i];
-
-		lost |= lost_one(s, o);
-		held |= lost_one(s, o) && o->job_running; /* its files are the job's now */
+	if (s->files_busy && held_by_others(s)) {
+		s->op = OP_FILES;
+		return;
 	}
-	for (uint32_t i = 0; lost && !held && i < n && !in.bad; i++) {
-		wire_get(&in, &wire_file_spec, &spec);
-		held = !in.bad && end_holders(s, spec.name);
-	}
-	return held;
+	s->files_refused = 0;
+	s->files_busy = false;
+	files_done(s);
 }
 
 /* What waits for something else than an event of the data plane. */
 void session_req_turn(struct session *s)
 {
-	if (s->op == OP_FILES && !held_by_lost(s))
-		start_job(s, run_files_open, files_done);
+	if (s->op == OP_FILES && !held_by_others(s))
+		start_job(s, run_files_open, files_opened);
 	else if (s->op == OP_REGION_FAILED && amst_region_drop(s->amst, s->job_region.region) == 0)
 		s->op = OP_REGION_DROP;
 }
@@ -648,6 +714,8 @@ static void do_files_open(struct session *s)
 		answer(s, -EINVAL, "the list of files is empty or too long, or a transfer is running");
 	else
 		s->op = OP_FILES; /* session_req_turn begins it */
+	s->files_in = s->in;
+	s->files_at = clock_now(&s->srv->cfg.clock);
 }
 
 static void run_file_hash(struct session *s)

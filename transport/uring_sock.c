@@ -6,9 +6,11 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #define STATE_CLOSE 7 /* TCP_CLOSE of netinet/tcp.h, which does not go with linux/tcp.h */
@@ -240,6 +242,10 @@ static void info_tcp(int fd, struct be_info *out)
 	struct tcp_info t = { 0 };
 	socklen_t len = sizeof t;
 
+	int queued;
+
+	if (ioctl(fd, SIOCOUTQ, &queued) == 0)
+		out->unacked_bytes = (uint64_t)queued;
 	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &t, &len) < 0)
 		return;
 	out->rtt_ns = t.tcpi_rtt * NS_PER_US;
