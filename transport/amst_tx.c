@@ -331,12 +331,12 @@ static bool tx_post_next(struct worker *w, struct wstream *s, struct amst_tx *tx
 	return true;
 }
 
-/* On a short path a whole window: each answer wakes a worker that shares its CPU with the one that answers. On a long
+/* On a short path a whole burst: each answer wakes a worker that shares its CPU with the one that answers. On a long
  * one a stream that waits for an answer with nothing to send loses a round trip and the growth of its TCP window. */
 static uint32_t commit_every(const struct worker *w, const struct amst_tx *tx)
 {
 	uint64_t bytes = is_long(w) ? max_u64(TX_EACH / 4, w->window / 8 / max_u64(w->n_sending, 1))
-				    : max_u64(TX_WINDOW, w->window / 4);
+				    : max_u64(TX_BURST, w->window / 4);
 	uint64_t n = min_u64(4u << 20, bytes) / tx->chunk;
 
 	return (uint32_t)(n < 1 ? 1 : n > WIRE_COMMIT_MAX ? WIRE_COMMIT_MAX : n);
