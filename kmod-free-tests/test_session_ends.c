@@ -654,6 +654,54 @@ static void test_damaged_without_end(void **state)
 	assert_true(strlen(e.why) > 20);
 }
 
+static bool puts_wrong;
+
+static int damaging_put(struct be *be, be_stream h, const struct be_put *v, int n)
+{
+	static const uint8_t junk[4096];
+	struct be_put p = *v;
+
+	if (puts_wrong && n > 0 && p.len <= sizeof junk)
+		p.src = junk;
+	return mem_ops.put(be, h, &p, n > 0);
+}
+
+static int setup_damaging(void **state)
+{
+	static struct be_ops ops;
+
+	(void)state;
+	ops = mem_ops;
+	ops.put = damaging_put;
+	return open_with(&ops, NULL);
+}
+
+/* Who pulls is told when what it pulls cannot come: it does not find out by waiting. */
+static void test_pull_that_fails_over_there(void **state)
+{
+	struct be_token there, here;
+	struct msg_pull_result r;
+	struct err e = { 0 };
+	uint64_t started;
+	int rc;
+
+	(void)state;
+	join(3);
+	assert_int_equal(client_region_make(sim.client, 3, BYTES, 9, &there, NULL, &e), 0);
+	assert_int_equal(client_region_offer(sim.client, 2, dst, BYTES, &here, &e), 0);
+	puts_wrong = true;
+	started = sim.now;
+	rc = client_pull(sim.client, 3, 2, here, BYTES, BYTES, 1, 2000, NULL, &r, &e);
+	puts_wrong = false;
+	if (rc != -EBADMSG || !strstr(e.why, "could not send its region"))
+		fail_msg("%d %s", rc, e.why);
+	assert_in_range(sim.now - started, 0, TIMEOUT / 2);
+	/* The session goes on. */
+	rc = client_pull(sim.client, 3, 2, here, BYTES, BYTES, 1, 2000, NULL, &r, &e);
+	if (rc < 0)
+		fail_msg("%s", e.why);
+}
+
 static void test_failed_write_names_the_file(void **state)
 {
 	struct sim_files v = {
@@ -783,6 +831,7 @@ int main(void)
 		T(test_endless_pull_until_stopped),
 		T(test_more_passes_than_fit),
 		T(test_damaged_without_end),
+		cmocka_unit_test_setup_teardown(test_pull_that_fails_over_there, setup_damaging, teardown),
 		T_STORE(test_failed_write_names_the_file),
 		T(test_512_streams),
 		T_ONE_SIDED(test_512_streams),

@@ -20,6 +20,7 @@ static const struct wire_def *const defs[] = {
 	&wire_region,      &wire_region_reply, &wire_xfer_begin, &wire_xfer_end,     &wire_xfer_result,
 	&wire_pull,        &wire_pull_result,  &wire_digest,     &wire_digest_reply, &wire_info,
 	&wire_file_spec,   &wire_file_status,  &wire_file_hash,  &wire_file_close,   &wire_stream_down,
+	&wire_pull_failed,
 };
 
 static uint8_t damaged(const uint8_t *msg, uint32_t len, uint32_t bit)

@@ -729,7 +729,7 @@ int client_pull(struct client *c, uint32_t from, uint32_t to, struct be_token to
 		stop |= rc > 0;
 		if (rc > 0)
 			rc = client_call(c, MSG_PULL_STOP, NULL, 0, &in, e);
-		done = stop || now.chunks_placed - base.chunks_placed >= whole;
+		done = stop || c->pull_failed == rx.id || now.chunks_placed - base.chunks_placed >= whole;
 	}
 	if (rc == -ETIMEDOUT && !c->lost_at) /* what stopped may be its own doing: it knows */
 		client_call(c, MSG_PULL_STOP, NULL, 0, &in, NULL);

@@ -192,6 +192,8 @@ static void ctl_message(struct client *c, const void *data, uint32_t len)
 		stream_lost_there(c, &in);
 	else if (h.type == MSG_GOODBYE)
 		take_goodbye(c, &in);
+	else if (h.type == MSG_PULL_FAILED)
+		c->pull_failed = get_u32(&in);
 	else if (h.type == (MSG_STREAM_DOWN | WIRE_REPLY) && c->streams)
 		fence_answered(c, h.id);
 	else if ((h.type & WIRE_REPLY) && c->call.busy && h.id == c->call.id && len <= WIRE_CTL_MAX) {

@@ -95,6 +95,7 @@ struct client {
 	int region_err;
 	struct be_token region_token;
 	uint32_t next_transfer;
+	uint32_t pull_failed; /* the transfer of which the peer said so */
 };
 
 /* client_conn.c */

@@ -303,6 +303,9 @@ static void flush(struct session *s)
 
 	/* That a stream was lost is told first: the client fences it before it goes on. */
 	flush_streams(s);
+	if (s->tx_failed_due)
+		s->tx_failed_due = !send_small(s, MSG_PULL_FAILED, 0, &wire_pull_failed,
+					       &(struct msg_pull_failed){ s->tx.id });
 	if (!s->ctl || !s->reply_due || s->reply_flying || s->streams_due)
 		return;
 	if (ops->send(s->srv->ctl, s->ctl,
@@ -479,6 +482,7 @@ static void try_resume(struct session *s)
 	}
 	s->last_ctl = s->ctl;
 	s->ctl_open++;
+	s->tx_failed_due = s->tx_active && s->tx_ended && s->tx.status; /* it may have been lost */
 	s->lost_at = 0;
 	s->active_at = now_of(s);
 	metric_add(&s->srv->counters.sessions_resumed, 1);

@@ -78,9 +78,11 @@ struct session {
 
 	struct amst_rx rx;
 	bool rx_active;
+	uint64_t rx_distinct;
 	struct amst_tx tx;
 	struct amst_extent tx_extent;
 	bool tx_active, tx_ended;
+	bool tx_failed_due; /* PULL_FAILED is to be sent */
 	struct stage stage;              /* files as they are */
 	const struct filter *filters[2]; /* opened, by kind of transfer (enum xfer_kind); NULL: not yet */
 	struct stage filtered[2];

@@ -442,7 +442,7 @@ static void pull_result(struct session *s)
 					    .status = s->tx.status });
 	session_reply_send(s);
 	amst_tx_free(&s->tx);
-	s->tx_active = false;
+	s->tx_active = s->tx_failed_due = false;
 }
 
 static void do_pull_wait(struct session *s)
@@ -872,10 +872,12 @@ void session_request(struct session *s)
 
 void session_req_event(struct session *s, const struct amst_event *ev)
 {
-	if (ev->type == AMST_TX_DONE)
+	if (ev->type == AMST_TX_DONE) {
 		amst_tx_end(s->amst, &s->tx);
-	else if (ev->type == AMST_TX_ENDED)
+		s->tx_failed_due = s->tx.status && s->op != OP_PULL_WAIT;
+	} else if (ev->type == AMST_TX_ENDED) {
 		s->tx_ended = true;
+	}
 	if (s->op == OP_REGION && ev->type == AMST_REGION_ADDED)
 		region_added(s, ev);
 	else if (s->op == OP_REGION_DROP && ev->type == AMST_REGION_DROPPED)

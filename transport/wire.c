@@ -193,6 +193,9 @@ DEF(wire_status, F(W_U32, T, status), F(W_STR, T, text));
 #define T struct msg_goodbye
 DEF(wire_goodbye, F(W_STR, T, text));
 #undef T
+#define T struct msg_pull_failed
+DEF(wire_pull_failed, F(W_U32, T, transfer));
+#undef T
 
 static void put_field(struct wcur *c, const struct wire_field *f, const uint8_t *at)
 {

@@ -96,7 +96,8 @@ enum wire_type {
 	MSG_SERVICE_LAST = 255,
 	/* control stream, server to client, not answered */
 	MSG_STREAM_LOST = 64,
-	MSG_GOODBYE, /* the server ends the session: text */
+	MSG_GOODBYE,     /* the server ends the session: text */
+	MSG_PULL_FAILED, /* what you pull has failed: PULL_WAIT says why */
 };
 
 struct msg_head {
@@ -246,6 +247,10 @@ struct msg_goodbye {
 	char text[WIRE_TEXT];
 };
 
+struct msg_pull_failed {
+	uint32_t transfer;
+};
+
 /* One field of a message, and a message's table. */
 enum wire_kind { W_U8, W_BOOL, W_U16, W_U32, W_U64, W_STR };
 
@@ -262,7 +267,7 @@ struct wire_def {
 extern const struct wire_def wire_commit_head, wire_chunk_rec, wire_ack, wire_hello, wire_hello_reply, wire_region,
 	wire_region_reply, wire_xfer_begin, wire_xfer_end, wire_xfer_result, wire_pull, wire_pull_result, wire_digest,
 	wire_digest_reply, wire_info, wire_file_spec, wire_file_status, wire_file_hash, wire_file_close,
-	wire_stream_down, wire_status, wire_goodbye;
+	wire_stream_down, wire_status, wire_goodbye, wire_pull_failed;
 
 void wire_put(struct wcur *c, const struct wire_def *def, const void *msg);
 /* Fills *msg wholly, zero where the input was short (then c->bad). */

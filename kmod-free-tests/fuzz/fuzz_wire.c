@@ -89,6 +89,7 @@ static void fuzz_tables(struct rcur in)
 		&wire_region,      &wire_region_reply, &wire_xfer_begin, &wire_xfer_end,     &wire_xfer_result,
 		&wire_pull,        &wire_pull_result,  &wire_digest,     &wire_digest_reply, &wire_info,
 		&wire_file_spec,   &wire_file_status,  &wire_file_hash,  &wire_file_close,   &wire_stream_down,
+		&wire_pull_failed,
 	};
 	uint8_t msg[sizeof(struct store_spec) + 256] __attribute__((aligned(16)));
 
