@@ -141,6 +141,12 @@ static void on_event(struct server *srv, const struct be_event *ev)
 		srv->cfg.ops->release(srv->ctl, ev->frame);
 }
 
+void server_regions_add(struct server *srv, uint64_t bytes)
+{
+	srv->region_bytes += bytes;
+	metric_add(&srv->counters.region_bytes_now, bytes);
+}
+
 /* ---- open, turn, close ------------------------------------------------------------------------- */
 
 static int open_parts(struct server *srv, struct err *e)
@@ -219,7 +225,6 @@ void server_turn(struct server *srv, uint64_t wait_ns)
 	for (uint32_t i = 0; i < srv->slots; i++)
 		if (srv->sessions[i].used)
 			any |= session_turn(&srv->sessions[i]);
-	metric_add(&srv->counters.region_bytes_now, srv->region_bytes - srv->counters.region_bytes_now);
 	if (!any && !srv->cfg.manual)
 		srv->cfg.ops->wait(srv->ctl, srv->soon ? min_u64(wait_ns, SOON) : wait_ns);
 }

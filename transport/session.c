@@ -125,7 +125,7 @@ void session_destroyed(struct session *s)
 {
 	struct server *srv = s->srv;
 
-	srv->region_bytes -= s->region_bytes;
+	server_regions_add(srv, -s->region_bytes);
 	session_count_files(s);
 	metric_add(&srv->counters.sessions_ended, 1);
 	metric_add(&srv->counters.sessions_now, -1ull);

@@ -152,6 +152,7 @@ bool session_job(struct session *s, void (*run)(struct session *), void (*done)(
 void session_reply(struct session *s, int status, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 void session_reply_send(struct session *s);
 void server_reject(struct server *srv, struct be_request *r, enum pre_status why);
+void server_regions_add(struct server *srv, uint64_t bytes); /* and its gauge: before the session's own is gone */
 
 /* session_req.c */
 void session_request(struct session *s);

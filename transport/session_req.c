@@ -129,7 +129,7 @@ static void run_region_free(struct session *s)
 
 static void region_freed(struct session *s)
 {
-	s->srv->region_bytes -= s->job_region.bytes;
+	server_regions_add(s->srv, -s->job_region.bytes);
 	metric_add(&s->region_bytes, -s->job_region.bytes);
 	answer(s, s->region_err.code, s->region_err.why);
 }
@@ -182,7 +182,7 @@ static void do_region(struct session *s)
 	s->job_region = m;
 	if (!start_job(s, run_region, region_made))
 		return;
-	srv->region_bytes += m.bytes;
+	server_regions_add(srv, m.bytes);
 	metric_add(&s->region_bytes, m.bytes);
 }
 
