@@ -51,6 +51,18 @@ static bool stopping;
 static struct be_addr at;
 static uint8_t *src, *dst;
 
+static pthread_t opened_by;
+
+static int no_filter(struct stage *out, const struct filter_target *to, unsigned workers, struct err *e)
+{
+	(void)out, (void)to, (void)workers;
+	opened_by = pthread_self();
+	return err_set(e, -ENOMEM, "there is no memory for this filter");
+}
+
+static const struct filter slow_filter = { .name = "slow", .open = no_filter };
+static const struct filter *const filters[] = { &slow_filter, NULL };
+
 static struct server_config server_shape(struct store *st)
 {
 	return (struct server_config){
@@ -62,7 +74,8 @@ static struct server_config server_shape(struct store *st)
 		.store = st,
 		.timeout_ns = 5 * NS_PER_S,
 		.clock = clock_mono,
-		.release = "test"
+		.release = "test",
+		.filters = filters
 	};
 }
 
@@ -417,6 +430,43 @@ static void test_sessions_side_by_side(void **state)
 	stop_server();
 }
 
+/* ---- what blocks --------------------------------------------------------------------------------- */
+
+static ssize_t encode_nothing(void *stage, unsigned worker, const struct stage_chunk *c, void *out, size_t cap)
+{
+	(void)stage, (void)worker, (void)c, (void)out, (void)cap;
+	return -EIO;
+}
+
+/* A filter's memory is made by the session's job thread: the others' requests do not wait for it. */
+static void test_filter_opens_in_a_job(void **state)
+{
+	static const struct stage_ops ops = { .name = "slow", .filter = "slow", .encode = encode_nothing };
+	struct stage stage = { .ops = &ops };
+	struct amst_extent x = { .len = BYTES };
+	struct amst_tx tx = { .chunk = 65536,
+			      .sum = SUM_XXH3,
+			      .passes = 1,
+			      .extents = &x,
+			      .n_extents = 1,
+			      .base = src,
+			      .stage = &stage };
+	struct client *c;
+	struct err e = { 0 };
+
+	(void)state;
+	need_uring();
+	at_any_port();
+	start_server(NULL);
+	c = join(1);
+	assert_int_equal(client_region_make(c, 1, BYTES, 0, &tx.token, NULL, &e), 0);
+	assert_int_equal(client_transfer(c, &tx, XFER_PUT, NULL, NULL, &e), -ENOMEM);
+	assert_non_null(strstr(e.why, "no memory for this filter"));
+	client_close(c);
+	stop_server();
+	assert_false(pthread_equal(opened_by, server_thread));
+}
+
 /* ---- ends ---------------------------------------------------------------------------------------- */
 
 struct endless {
@@ -634,6 +684,7 @@ int main(void)
 		cmocka_unit_test(test_sockets_break_while_regions_come),
 		cmocka_unit_test(test_sockets_break_while_files_move),
 		cmocka_unit_test(test_sessions_side_by_side),
+		cmocka_unit_test(test_filter_opens_in_a_job),
 		cmocka_unit_test(test_server_closes_with_live_sessions),
 		cmocka_unit_test(test_no_server),
 		cmocka_unit_test(test_strangers_at_the_server),

@@ -117,6 +117,7 @@ struct session {
 	struct msg_hello job_hello;
 	struct msg_region job_region;
 	struct msg_digest job_digest;
+	struct msg_xfer_begin job_xfer;
 	struct digest128 digest;
 };
 

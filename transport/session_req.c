@@ -17,6 +17,7 @@
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
+#define COUNT_AT_ONCE (1u << 20)     /* chunks whose map is counted in no time; a larger one in the job thread */
 #define PROBE_LEAST (50 * NS_PER_MS) /* for a probe to be sent and taken, or for news that is on its way */
 #define PROBE_TIME (5 * NS_PER_S)    /* a host that takes nothing for so long is gone */
 #define JOB_PATIENCE NS_PER_S        /* for a job that may be about the same files */
@@ -317,14 +318,39 @@ static const struct stage *service_sink(const struct session *s, uint64_t *bytes
 	return s->service && v->ops->sink ? v->ops->sink(v->ctx, s->service, bytes) : NULL;
 }
 
+static void run_filter(struct session *s)
+{
+	const struct msg_xfer_begin *m = &s->job_xfer;
+
+	if (m->filter[0] && open_filter(s, m->filter, (enum xfer_kind)m->kind, &s->job_err) == 0)
+		s->rx.stage = &s->filtered[m->kind];
+}
+
+static void xfer_prepare(struct session *s)
+{
+	struct err *e = &s->job_err;
+	int rc = e->code;
+
+	if (rc == 0)
+		rc = amst_rx_prepare(&s->rx, s->job_xfer.chunks, e);
+	if (rc == 0 && (rc = amst_rx_start(s->amst, &s->rx)) < 0) {
+		amst_rx_free(&s->rx);
+		err_set(e, rc, "the workers are busy: try again");
+	}
+	if (rc < 0) {
+		answer(s, rc, e->why);
+		return;
+	}
+	s->rx_active = true;
+	s->op = OP_RX_READY;
+}
+
 static void do_xfer_begin(struct session *s)
 {
 	const struct stage *sink = NULL;
 	struct msg_xfer_begin m;
 	uint32_t id = get_u32(&s->in);
 	uint64_t service_bytes = 0;
-	struct err e = { 0 };
-	int rc = 0;
 
 	wire_get(&s->in, &wire_xfer_begin, &m);
 	if (!s->in.bad && m.kind == XFER_SERVICE)
@@ -346,30 +372,23 @@ static void do_xfer_begin(struct session *s)
 	s->rx = (struct amst_rx){ .id = id, .sum = (enum sum_kind)m.sum };
 	s->stage = sink ? *sink : (struct stage){ .ops = &file_sink, .ctx = s };
 	s->rx.stage = m.kind == XFER_PUT ? NULL : &s->stage;
-	if (m.filter[0]) {
-		rc = open_filter(s, m.filter, (enum xfer_kind)m.kind, &e);
-		s->rx.stage = &s->filtered[m.kind];
-	}
-	if (rc == 0)
-		rc = amst_rx_prepare(&s->rx, m.chunks, &e);
-	if (rc == 0 && (rc = amst_rx_start(s->amst, &s->rx)) < 0) {
-		amst_rx_free(&s->rx);
-		err_set(&e, rc, "the workers are busy: try again");
-	}
-	if (rc < 0) {
-		answer(s, rc, e.why);
+	s->job_xfer = m;
+	/* A filter's memory is made once in a session, and that takes its time. */
+	if (m.filter[0] && !s->filters[m.kind]) {
+		start_job(s, run_filter, xfer_prepare);
 		return;
 	}
-	s->rx_active = true;
-	s->op = OP_RX_READY;
+	s->job_err = (struct err){ 0 };
+	run_filter(s);
+	xfer_prepare(s);
 }
 
-static void rx_ended(struct session *s)
+static void answer_rx(struct session *s)
 {
 	struct msg_xfer_end m;
 	struct msg_xfer_result r = {
 		.placed = s->rx.placed,
-		.distinct = bitmap_count(s->rx.map, s->rx.pass_chunks),
+		.distinct = s->rx_distinct,
 		.bytes = s->rx.bytes,
 		.bad = s->rx.bad,
 	};
@@ -381,6 +400,21 @@ static void rx_ended(struct session *s)
 	session_reply(s, 0, "%s", "");
 	wire_put(&s->out, &wire_xfer_result, &r);
 	session_reply_send(s);
+}
+
+static void run_rx_count(struct session *s)
+{
+	s->rx_distinct = bitmap_count(s->rx.map, s->rx.pass_chunks);
+}
+
+static void rx_ended(struct session *s)
+{
+	if (s->rx.pass_chunks > COUNT_AT_ONCE) {
+		start_job(s, run_rx_count, answer_rx);
+		return;
+	}
+	run_rx_count(s);
+	answer_rx(s);
 }
 
 static void do_xfer_end(struct session *s)
