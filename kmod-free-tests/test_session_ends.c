@@ -519,8 +519,7 @@ static void test_address_that_leads_nowhere(void **state)
 	assert_int_equal(sim.ops->open(&o, &deaf, &e), 0);
 	assert_int_equal(sim.ops->listen(deaf, &at, &bound, &e), 0);
 	assert_in_range(two_addresses(7411, 0, ""), 2 * NS_PER_S, 3 * NS_PER_S);
-	assert_in_range(two_addresses(7412, -ETIMEDOUT, "in time"), 2 * NS_PER_S + TIMEOUT,
-			3 * NS_PER_S + TIMEOUT);
+	assert_in_range(two_addresses(7412, -ETIMEDOUT, "in time"), 2 * NS_PER_S + TIMEOUT, 3 * NS_PER_S + TIMEOUT);
 	/* It answers in the second round, and that is believed. */
 	accept_at = sim.now + 4 * NS_PER_S;
 	sim.step = accept_late;

@@ -444,13 +444,9 @@ static void test_filter_opens_in_a_job(void **state)
 	static const struct stage_ops ops = { .name = "slow", .filter = "slow", .encode = encode_nothing };
 	struct stage stage = { .ops = &ops };
 	struct amst_extent x = { .len = BYTES };
-	struct amst_tx tx = { .chunk = 65536,
-			      .sum = SUM_XXH3,
-			      .passes = 1,
-			      .extents = &x,
-			      .n_extents = 1,
-			      .base = src,
-			      .stage = &stage };
+	struct amst_tx tx = {
+		.chunk = 65536, .sum = SUM_XXH3, .passes = 1, .extents = &x, .n_extents = 1, .base = src, .stage = &stage
+	};
 	struct client *c;
 	struct err e = { 0 };
 
@@ -679,7 +675,8 @@ static void test_stranger_at_the_client(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_server_process_is_killed), /* first: forks, which sanitizers bear before threads */
+		cmocka_unit_test(
+			test_server_process_is_killed), /* first: forks, which sanitizers bear before threads */
 		cmocka_unit_test(test_sockets_break_while_regions_move),
 		cmocka_unit_test(test_sockets_break_while_regions_come),
 		cmocka_unit_test(test_sockets_break_while_files_move),

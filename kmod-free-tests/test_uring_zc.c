@@ -52,8 +52,8 @@ int io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uring_cqe 
 				     struct __kernel_timespec *ts, sigset_t *mask)
 {
 	age(ring);
-	return ((int (*)(struct io_uring *, struct io_uring_cqe **, unsigned, struct __kernel_timespec *, sigset_t *))
-			next_of("io_uring_submit_and_wait_timeout"))(ring, cqe, n, ts, mask);
+	return ((int (*)(struct io_uring *, struct io_uring_cqe **, unsigned, struct __kernel_timespec *,
+			 sigset_t *))next_of("io_uring_submit_and_wait_timeout"))(ring, cqe, n, ts, mask);
 }
 
 static unsigned registered(const struct side *s)

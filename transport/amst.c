@@ -270,11 +270,11 @@ static int command_all(struct amst *a, const struct wcmd *c, struct gather *g)
 static bool hand_on_ends(struct amst *a)
 {
 	if (a->kept_tx_end)
-		a->kept_tx_end =
-			command_all(a, &(struct wcmd){ .type = CMD_TX_END, .id = a->tx_end_id }, &a->tx_end) < 0;
+		a->kept_tx_end = command_all(a, &(struct wcmd){ .type = CMD_TX_END, .id = a->tx_end_id }, &a->tx_end) <
+				 0;
 	if (a->kept_rx_end)
-		a->kept_rx_end =
-			command_all(a, &(struct wcmd){ .type = CMD_RX_END, .id = a->rx_end_id }, &a->rx_end) < 0;
+		a->kept_rx_end = command_all(a, &(struct wcmd){ .type = CMD_RX_END, .id = a->rx_end_id }, &a->rx_end) <
+				 0;
 	return !a->kept_tx_end && !a->kept_rx_end;
 }
 

@@ -178,7 +178,7 @@ struct amst {
 	uint8_t *kept; /* of each stream: KEPT_* */
 	bool any_kept, kept_tx_end, kept_rx_end;
 	uint32_t tx_end_id, rx_end_id;
-	bool tell_done;  /* amst_tx_stop found the transfer complete itself */
+	bool tell_done; /* amst_tx_stop found the transfer complete itself */
 	uint32_t tell_id;
 };
 

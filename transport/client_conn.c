@@ -15,7 +15,7 @@
 #define RETRY_FIRST (10 * NS_PER_MS)
 #define RETRY_MOST (1000 * NS_PER_MS)
 #define ADDRESS_FIRST (2 * NS_PER_S) /* for each address but the last, before the others are tried */
-#define LOSSES_MOST 16 /* without an answer in between: no progress */
+#define LOSSES_MOST 16               /* without an answer in between: no progress */
 #define CTL_COOKIE 0xc0ull
 #define CALL_COOKIE 0xc1ull
 #define FENCE_COOKIE 0xf0ull

@@ -340,7 +340,8 @@ static int mem_info(struct be *be, be_stream h, struct be_info *out)
 				 .segments = s->delivered,
 				 .delivery_rate = path[s->is_acceptor].bytes_per_s,
 				 .bytes_sent = s->sent,
-				 .unacked_bytes = s->tail - s->delivered, /* operations: that there are any is what counts */
+				 .unacked_bytes =
+					 s->tail - s->delivered, /* operations: that there are any is what counts */
 				 .bytes_received = s->received,
 				 .local = s->local,
 				 .peer = s->remote };

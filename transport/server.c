@@ -155,7 +155,8 @@ static int open_parts(struct server *srv, struct err *e)
 	uint32_t most = (cfg->ops->caps.streams_max - STREAMS_SPARE) / (SLOTS_PER_SESSION * STREAMS_PER_SLOT);
 
 	if (!cfg->sessions || cfg->sessions > most)
-		return err_set(e, -EINVAL, "a server over %s has room for 1 to %u sessions at once, not %u: set --sessions",
+		return err_set(e, -EINVAL,
+			       "a server over %s has room for 1 to %u sessions at once, not %u: set --sessions",
 			       cfg->ops->name, most, cfg->sessions);
 	srv->slots = SLOTS_PER_SESSION * cfg->sessions;
 

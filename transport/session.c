@@ -304,8 +304,8 @@ static void flush(struct session *s)
 	/* That a stream was lost is told first: the client fences it before it goes on. */
 	flush_streams(s);
 	if (s->tx_failed_due)
-		s->tx_failed_due = !send_small(s, MSG_PULL_FAILED, 0, &wire_pull_failed,
-					       &(struct msg_pull_failed){ s->tx.id });
+		s->tx_failed_due =
+			!send_small(s, MSG_PULL_FAILED, 0, &wire_pull_failed, &(struct msg_pull_failed){ s->tx.id });
 	if (!s->ctl || !s->reply_due || s->reply_flying || s->streams_due)
 		return;
 	if (ops->send(s->srv->ctl, s->ctl,

@@ -9,7 +9,7 @@
 #include <pthread.h>
 
 #define HELLO_TIMEOUT (10 * NS_PER_S)
-#define SHED_AFTER NS_PER_S /* who has said nothing for so long makes room when there is none */
+#define SHED_AFTER NS_PER_S        /* who has said nothing for so long makes room when there is none */
 #define IDLE_TIMEOUTS 10           /* a session in which nothing happens ends after so many of its time-outs… */
 #define IDLE_LEAST (60 * NS_PER_S) /* …and not before: the client may be reading its files */
 #define STAGE_CHUNK_MAX ((1u << 20) + 4096) /* a megabyte, and what a stage adds to it at most */
@@ -59,7 +59,8 @@ struct session {
 	bool local; /* the peer is on this host */
 	uint64_t opened_at, lost_at, timeout_ns;
 	uint64_t active_at, looked_at, moved; /* last sign of activity; when chunks were looked at, and their sum */
-	uint64_t probed_at, proven_at; /* since when its host owes a sign of life, 0: not asked; when it last gave one */
+	uint64_t probed_at,
+		proven_at; /* since when its host owes a sign of life, 0: not asked; when it last gave one */
 	be_stream ctl, last_ctl;
 	unsigned ctl_open; /* control streams not DOWN yet: they may still use `reply` */
 	uint64_t dying_at;
@@ -82,7 +83,7 @@ struct session {
 	struct amst_tx tx;
 	struct amst_extent tx_extent;
 	bool tx_active, tx_ended;
-	bool tx_failed_due; /* PULL_FAILED is to be sent */
+	bool tx_failed_due;              /* PULL_FAILED is to be sent */
 	struct stage stage;              /* files as they are */
 	const struct filter *filters[2]; /* opened, by kind of transfer (enum xfer_kind); NULL: not yet */
 	struct stage filtered[2];
@@ -91,11 +92,11 @@ struct session {
 	struct store_file *files[WIRE_BATCH_MAX];
 	bool folder[WIRE_BATCH_MAX];
 	uint32_t n_files, files_good, files_bad;
-	uint64_t file_bytes; /* what the peer said that they will hold */
-	struct rcur files_in;     /* the list of FILES_OPEN, from its beginning… */
-	uint64_t files_at;        /* …when it came… */
-	uint32_t files_refused;   /* …how many of it were refused when it was last tried… */
-	bool files_busy;          /* …and whether another transfer had one of them */
+	uint64_t file_bytes;    /* what the peer said that they will hold */
+	struct rcur files_in;   /* the list of FILES_OPEN, from its beginning… */
+	uint64_t files_at;      /* …when it came… */
+	uint32_t files_refused; /* …how many of it were refused when it was last tried… */
+	bool files_busy;        /* …and whether another transfer had one of them */
 
 	/* The request in progress: its frame is kept until it is answered. */
 	enum op op;

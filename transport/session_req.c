@@ -685,8 +685,8 @@ static bool held_by(struct session *s, struct session *o)
 {
 	/* While a job of its runs, its files are the job's. */
 	if (!lost_one(o))
-		return s->files_busy && (o->job_running ? clock_now(&s->srv->cfg.clock) - s->files_at < JOB_PATIENCE :
-							  holds_any(o, s->files_in) && unproven(s, o));
+		return s->files_busy && (o->job_running ? clock_now(&s->srv->cfg.clock) - s->files_at < JOB_PATIENCE
+							: holds_any(o, s->files_in) && unproven(s, o));
 	if (o->job_running)
 		return true;
 	if (!holds_any(o, s->files_in))

@@ -330,7 +330,7 @@ void region_unbusy(struct uring *u, uint32_t region);
 int uring_source_add(struct be *be, const void *addr, uint64_t len, struct err *e);
 void uring_source_drop(struct be *be, const void *addr);
 void sources_register(struct uring *u);
-void sources_unregister(struct uring *u); /* and none is from now on */
+void sources_unregister(struct uring *u);                              /* and none is from now on */
 int source_buffer(const struct uring *u, const void *p, uint64_t len); /* registered buffer that holds it, or -1 */
 
 #endif
