@@ -313,6 +313,26 @@ static int move(struct migrate_cmd *m, struct err *e)
 	return migrate_run(&cfg, &m->result, e);
 }
 
+static int check_there(struct migrate_cmd *m, struct guest_work *work, struct err *e)
+{
+	int rc = settle(m, e);
+
+	return rc < 0 ? rc : migrate_check(m->client, &m->result.id, work, e);
+}
+
+/* The session of before may be gone, where the link broke and post-copy went on in another one. */
+static int check_completed(struct migrate_cmd *m, struct guest_work *work, struct err *e)
+{
+	int rc = check_there(m, work, e);
+
+	if (rc >= 0 || rc == -EBADMSG || !m->result.late.recoveries || cmd_signal)
+		return rc;
+	client_close(m->client);
+	m->client = NULL;
+	rc = connect_peer(m, &m->client, e);
+	return rc < 0 ? rc : check_there(m, work, e);
+}
+
 /* The guest looks at itself, wherever it is. */
 static int check_guest(struct migrate_cmd *m, struct err *e)
 {
@@ -324,9 +344,7 @@ static int check_guest(struct migrate_cmd *m, struct err *e)
 	if (!m->opts.settle_ns || m->result.outcome == OUTCOME_IN_DOUBT || m->result.outcome == OUTCOME_INCOMPLETE)
 		return 0;
 	if (m->result.outcome == OUTCOME_COMPLETED) {
-		rc = settle(m, e);
-		if (rc >= 0)
-			rc = migrate_check(m->client, &m->result.id, &work, e);
+		rc = check_completed(m, &work, e);
 		m->writes_there = work.writes;
 	} else {
 		rc = m->kind->pause(m->guest, e);
