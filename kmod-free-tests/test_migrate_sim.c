@@ -136,7 +136,9 @@ static void open_world(struct world *w, uint64_t seed)
 	struct err e;
 
 	memset(w, 0, sizeof *w);
-	assert_int_equal(dest_open(&w->dest, &(struct dest_config){ .memory_max = 8u << 20, .workers = 4, .manual = true }, &e), 0);
+	assert_int_equal(dest_open(&w->dest,
+				   &(struct dest_config){ .memory_max = 8u << 20, .workers = 4, .manual = true }, &e),
+			 0);
 	assert_int_equal(
 		sim_open_service(&w->sim, &mem_ops, seed, 1 + (unsigned)sim_rand(&pick, 3), dest_service(w->dest)), 0);
 	assert_int_equal(hugebuf_alloc(&w->mem, (1u << 20) + sim_rand(&pick, 64) * GUEST_PAGE, true, &e), 0);
@@ -374,8 +376,8 @@ static void run_seed(uint64_t seed)
 	rc = migrate_world(&w, &r, &e);
 	if (loud)
 		printf("seed %llu: %d %s, %s, %u rounds, %llu late, fate %d%s\n", (unsigned long long)seed, rc,
-		       migrate_outcome_name(r.outcome), e.why, r.n_rounds, (unsigned long long)r.late.pages, (int)w.fate,
-		       w.there_dead ? ", there dead" : "");
+		       migrate_outcome_name(r.outcome), e.why, r.n_rounds, (unsigned long long)r.late.pages,
+		       (int)w.fate, w.there_dead ? ", there dead" : "");
 	judge(&w, rc, &r, &e);
 	outcomes[r.outcome]++;
 	late_pages += r.late.pages;

@@ -348,10 +348,11 @@ static int drop(struct incoming *in, bool by_operator, struct err *e)
 static int resume(struct incoming *in, struct err *e)
 {
 	if (phase_of(in) == PHASE_HALTED)
-		return err_set(e, -EINVAL,
-			       "%llu of the guest's pages are still at its source: it runs again when that comes back; if "
-			       "it never will, --drop it",
-			       (unsigned long long)late_missing(in->late));
+		return err_set(
+			e, -EINVAL,
+			"%llu of the guest's pages are still at its source: it runs again when that comes back; if "
+			"it never will, --drop it",
+			(unsigned long long)late_missing(in->late));
 	if (in->sessions || phase_of(in) != PHASE_READY)
 		return err_set(e, -EINVAL,
 			       "the guest is %s%s: only one that is ready, and whose source is gone, can be "

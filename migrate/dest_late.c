@@ -131,7 +131,8 @@ static int attach(struct incoming *in, void **state, struct err *e)
 	if (*state && *state != in)
 		return err_set(e, -EBUSY, "this session brings another guest: a session is for one");
 	if (!in->wants_late || phase == PHASE_LOST)
-		return err_set(e, -EINVAL, "the guest is %s here, and takes no pages any more", guest_phase_name(phase));
+		return err_set(e, -EINVAL, "the guest is %s here, and takes no pages any more",
+			       guest_phase_name(phase));
 	if (phase == PHASE_HALTED) {
 		rc = in->guest->ops->run(in->guest, e);
 		if (rc < 0)
@@ -187,7 +188,8 @@ static int fetch(struct incoming *in, uint16_t wait_ms, struct rcur *req, struct
 	int rc = 0;
 
 	if (!in->late || (phase_of(in) != PHASE_FILLING && phase_of(in) != PHASE_RUNNING))
-		return err_set(e, -EINVAL, "the guest is %s here, and waits for no page", guest_phase_name(phase_of(in)));
+		return err_set(e, -EINVAL, "the guest is %s here, and waits for no page",
+			       guest_phase_name(phase_of(in)));
 	if (rcur_left(req)) {
 		rc = pages_get_head(req->p, rcur_left(req), pages_of(in), &l, &form, &body);
 		if (rc == 0)
@@ -222,8 +224,8 @@ static int stats(struct incoming *in, struct wcur *out)
 	return 0;
 }
 
-static int of_guest(struct incoming *in, void **state, uint16_t type, const struct msg_guest_fetch *m,
-		    struct rcur *req, struct wcur *out, struct err *e)
+static int of_guest(struct incoming *in, void **state, uint16_t type, const struct msg_guest_fetch *m, struct rcur *req,
+		    struct wcur *out, struct err *e)
 {
 	if (type == GUEST_ATTACH)
 		return do_attach(in, state, out, e);

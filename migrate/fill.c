@@ -176,8 +176,9 @@ static unsigned neighbours(const struct fill *f, struct client *c)
 	uint64_t rtt = client_path(c, &path) == 0 ? path.rtt_ns : 0;
 	double ns = (double)(NEAR_NS + rtt / 4);
 
-	return (unsigned)min_u64((uint64_t)(ns * (double)__atomic_load_n(&f->rate, __ATOMIC_RELAXED) / 1e9 / GUEST_PAGE),
-				 FETCH_PAGES - 1);
+	return (unsigned)min_u64(
+		(uint64_t)(ns * (double)__atomic_load_n(&f->rate, __ATOMIC_RELAXED) / 1e9 / GUEST_PAGE),
+		FETCH_PAGES - 1);
 }
 
 /* What is waited for, whoever sent it before: it may be queued there. Then what follows the last of it. */
@@ -413,8 +414,9 @@ int fill_sync(struct fill *f, struct client *c, struct err *e)
 		for (uint16_t i = 0; i < n && at < words; i++)
 			f->s->pending[at++] = ~get_u64(&in);
 		if (in.bad || !n)
-			return err_set(e, -EPROTO,
-				       "the destination's answer cannot be read: install the same release on both hosts");
+			return err_set(
+				e, -EPROTO,
+				"the destination's answer cannot be read: install the same release on both hosts");
 	}
 	if (pages % 64)
 		f->s->pending[words - 1] &= (1ull << pages % 64) - 1;

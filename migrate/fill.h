@@ -18,9 +18,10 @@
 struct fill;
 
 struct fill_stats {
-	uint64_t asked, neighbours; /* pages that went urgently: because they were waited for; because they are near one */
-	uint64_t bytes_wire;        /* of both, all runs together */
-	uint64_t requests;          /* GUEST_FETCH */
+	uint64_t asked,
+		neighbours;  /* pages that went urgently: because they were waited for; because they are near one */
+	uint64_t bytes_wire; /* of both, all runs together */
+	uint64_t requests;   /* GUEST_FETCH */
 };
 
 int fill_open(struct fill **out, struct page_source *s, const struct msg_guest_id *id, struct clock clock,

@@ -19,10 +19,10 @@
 struct late;
 
 struct late_stats {
-	uint64_t missing_first; /* pages, when it was opened */
-	uint64_t missing;       /* now */
-	uint64_t faults;        /* threads that had to wait */
-	uint64_t pages;         /* that somebody had to wait for: each was asked for once */
+	uint64_t missing_first;                  /* pages, when it was opened */
+	uint64_t missing;                        /* now */
+	uint64_t faults;                         /* threads that had to wait */
+	uint64_t pages;                          /* that somebody had to wait for: each was asked for once */
 	uint64_t p50_ns, p95_ns, p99_ns, max_ns; /* from when the fault was heard of to its page being there */
 };
 

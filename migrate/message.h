@@ -28,8 +28,8 @@ enum guest_msg {
 	/* Post-copy: the guest runs there, and pages are still here. */
 	GUEST_ATTACH, /* msg_guest_id: this session will bring pages, too → msg_guest_status */
 	GUEST_HAVE,   /* msg_guest_id, first u64 → n u16, n u64: bits of the pages that are there */
-	GUEST_FETCH,  /* msg_guest_fetch, then pages (pages.h) or nothing → missing u64, n u16, n page u32: what is waited for */
-	GUEST_LATE,   /* msg_guest_id → msg_guest_late */
+	GUEST_FETCH, /* msg_guest_fetch, then pages (pages.h) or nothing → missing u64, n u16, n page u32: what is waited for */
+	GUEST_LATE, /* msg_guest_id → msg_guest_late */
 	GUEST_LAST = GUEST_LATE
 };
 
@@ -112,8 +112,8 @@ struct msg_guest_late {
 	uint64_t missing_first, missing, faults, pages, p50_ns, p95_ns, p99_ns, max_ns;
 };
 
-extern const struct wire_def guest_fetch_def, guest_late_def, guest_id_def, guest_prepare_def, guest_status_def, guest_started_def, guest_sums_def,
-	guest_check_def;
+extern const struct wire_def guest_fetch_def, guest_late_def, guest_id_def, guest_prepare_def, guest_status_def,
+	guest_started_def, guest_sums_def, guest_check_def;
 
 const char *guest_phase_name(enum guest_phase p);
 

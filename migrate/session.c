@@ -31,15 +31,18 @@ const struct migrate_policy migrate_policies[] = {
 	{ .name = "precopy", .help = "rounds while the guest runs, then the rest", .precopy = true },
 	{ .name = "stopcopy", .help = "pause, then everything" },
 	{ .name = "postcopy", .help = "hand over at once, then everything, what is waited for first", .late = true },
-	{ .name = "hybrid", .help = "a few rounds while the guest runs, hand over, then the rest", .precopy = true, .late = true },
+	{ .name = "hybrid",
+	  .help = "a few rounds while the guest runs, hand over, then the rest",
+	  .precopy = true,
+	  .late = true },
 };
 const char *const migrate_policy_names[] = { "precopy", "stopcopy", "postcopy", "hybrid", NULL };
 const char *const migrate_verify_names[] = { "none", "pages", "full", NULL };
 
 const char *migrate_state_name(enum migrate_state s)
 {
-	static const char *const names[] = { "preparing", "copying", "blackout", "handing over", "in doubt",
-					     "filling",   "recovering", "over" };
+	static const char *const names[] = { "preparing", "copying", "blackout",   "handing over",
+					     "in doubt",  "filling", "recovering", "over" };
 
 	return (unsigned)s < ARRAY_LEN(names) ? names[s] : "?";
 }

@@ -106,11 +106,11 @@ struct migrate_blackout {
 
 /* Post-copy: what followed when the guest ran there. */
 struct migrate_late {
-	uint64_t pages;             /* that were missing at START */
-	uint64_t bytes_wire, ns;    /* until the last of them was there */
-	uint64_t faults;            /* times that a thread of the guest had to wait */
-	uint64_t network_faults;    /* pages that it waited for */
-	uint64_t working_set_pages; /* that the guest may write to */
+	uint64_t pages;                          /* that were missing at START */
+	uint64_t bytes_wire, ns;                 /* until the last of them was there */
+	uint64_t faults;                         /* times that a thread of the guest had to wait */
+	uint64_t network_faults;                 /* pages that it waited for */
+	uint64_t working_set_pages;              /* that the guest may write to */
 	uint64_t p50_ns, p95_ns, p99_ns, max_ns; /* of a wait */
 	uint64_t asked, neighbours, requests;    /* fill.h */
 	unsigned recoveries;

@@ -139,9 +139,7 @@ static ssize_t encode_late(void *ctx, unsigned worker, const struct stage_chunk 
 	return (ssize_t)(head + pages_put_late(&l, (uint8_t *)out + head));
 }
 
-static const struct stage_ops late_ops = {
-	.name = "late pages", .overhead = PAGES_OVERHEAD, .encode = encode_late
-};
+static const struct stage_ops late_ops = { .name = "late pages", .overhead = PAGES_OVERHEAD, .encode = encode_late };
 
 static const struct stage_ops page_source_ops = {
 	.name = "guest pages", .overhead = PAGES_HEAD_MAX + HDE_OVERHEAD, .encode = encode, .acked = acked
