@@ -46,7 +46,7 @@ t_the_link_breaks_and_comes_back() {
 t_the_source_is_killed() {
 	begin
 	kill -9 $mover
-	until_ok 60 phase halted,
+	until_ok 60 phase halted
 	grep -q 'dwcp guests --drop' "$dir/serve.err" || fail "$(cat "$dir/serve.err")"
 	id=$(guests | awk '{ print $1 }')
 	expect 1 'still at its source' guests --resume="$id"
