@@ -31,7 +31,7 @@ static uint64_t cookie_of(const struct session *s)
 	return (uint64_t)s->generation << 16 | (s->slot + 1);
 }
 
-static void put_ok(const struct session *s, uint8_t reply[BE_PREAMBLE])
+void session_put_ok(const struct session *s, uint8_t reply[BE_PREAMBLE])
 {
 	struct pre_reply r = { .version = WIRE_VERSION, .status = PRE_OK };
 
@@ -66,7 +66,7 @@ struct session *session_start(struct server *srv, const uint8_t id[16], struct b
 		srv->cfg.ops->reject(srv->ctl, r, NULL);
 		goto out;
 	}
-	put_ok(s, reply);
+	session_put_ok(s, reply);
 	if (srv->cfg.ops->accept(srv->ctl, r, reply, 0, cookie_of(s), &s->ctl) < 0)
 		goto out;
 	s->last_ctl = s->ctl;
@@ -206,7 +206,7 @@ bool session_job(struct session *s, void (*run)(struct session *), void (*done)(
 	return false;
 }
 
-static void fail(struct session *s, const char *why)
+void session_fail(struct session *s, const char *why)
 {
 	log_warn("%s: session %u is ended: %s", s->peer, s->slot, why);
 	session_goodbye(s, why);
@@ -226,7 +226,7 @@ bool session_shed(struct server *srv)
 	}
 	if (!oldest)
 		return false;
-	fail(oldest, "it said nothing while others wait for its place");
+	session_fail(oldest, "it said nothing while others wait for its place");
 	srv->cfg.ops->stream_close(srv->ctl, oldest->last_ctl, false);
 	return true;
 }
@@ -247,7 +247,7 @@ void session_reply(struct session *s, int status, const char *fmt, ...)
 	wire_put(&s->out, &wire_status, &m);
 }
 
-static bool send_small(struct session *s, uint16_t type, uint32_t id, const struct wire_def *def, const void *fields)
+bool session_send_small(struct session *s, uint16_t type, uint32_t id, const struct wire_def *def, const void *fields)
 {
 	const struct be_ops *ops = s->srv->cfg.ops;
 	uint8_t msg[WIRE_HEAD + WIRE_TEXT + 8];
@@ -269,32 +269,12 @@ void session_goodbye(struct session *s, const char *why)
 	struct msg_goodbye m;
 
 	snprintf(m.text, sizeof m.text, "%s", why);
-	send_small(s, MSG_GOODBYE, 0, &wire_goodbye, &m);
+	session_send_small(s, MSG_GOODBYE, 0, &wire_goodbye, &m);
 }
 
 bool session_probe(struct session *s)
 {
-	return send_small(s, MSG_STREAM_LOST, 0, &wire_stream_down, &(struct msg_stream_down){ UINT32_MAX, 0 });
-}
-
-static void flush_streams(struct session *s)
-{
-	bool left = false;
-
-	if (!s->streams_due)
-		return;
-	for (uint32_t i = 0; i < s->n_streams; i++) {
-		struct sstream *t = &s->streams[i];
-
-		if (t->fence_due)
-			t->fence_due = !send_small(s, MSG_STREAM_DOWN | WIRE_REPLY, t->fence_id, &wire_status,
-						   &(struct msg_status){ 0 });
-		if (t->lost_due)
-			t->lost_due = !send_small(s, MSG_STREAM_LOST, 0, &wire_stream_down,
-						  &(struct msg_stream_down){ i, t->lost_incarnation });
-		left |= t->fence_due || t->lost_due;
-	}
-	s->streams_due = left;
+	return session_send_small(s, MSG_STREAM_LOST, 0, &wire_stream_down, &(struct msg_stream_down){ UINT32_MAX, 0 });
 }
 
 static void flush(struct session *s)
@@ -302,10 +282,10 @@ static void flush(struct session *s)
 	const struct be_ops *ops = s->srv->cfg.ops;
 
 	/* That a stream was lost is told first: the client fences it before it goes on. */
-	flush_streams(s);
+	session_flush_streams(s);
 	if (s->tx_failed_due)
-		s->tx_failed_due =
-			!send_small(s, MSG_PULL_FAILED, 0, &wire_pull_failed, &(struct msg_pull_failed){ s->tx.id });
+		s->tx_failed_due = !session_send_small(s, MSG_PULL_FAILED, 0, &wire_pull_failed,
+						       &(struct msg_pull_failed){ s->tx.id });
 	if (!s->ctl || !s->reply_due || s->reply_flying || s->streams_due)
 		return;
 	if (ops->send(s->srv->ctl, s->ctl,
@@ -334,113 +314,6 @@ void session_reply_send(struct session *s)
 	flush(s);
 }
 
-/* ---- data streams ------------------------------------------------------------------------------ */
-
-static void stream_accept(struct session *s, uint32_t i)
-{
-	struct sstream *t = &s->streams[i];
-	struct be_request *r = t->waiting;
-	uint8_t reply[BE_PREAMBLE];
-
-	put_ok(s, reply);
-	t->waiting = NULL;
-	if (amst_accept(s->amst, i, t->accept_incarnation, r, reply) < 0) {
-		server_reject(s->srv, r, PRE_NOT_NOW);
-		return;
-	}
-	t->state = SS_OPENING;
-	s->live++;
-	metric_add(&s->srv->counters.streams_now, 1);
-}
-
-static void stream_close(struct session *s, uint32_t i)
-{
-	struct sstream *t = &s->streams[i];
-
-	if (t->state != SS_OPENING && t->state != SS_UP)
-		return;
-	if (amst_stream_close(s->amst, i) == 0)
-		t->state = SS_CLOSING;
-}
-
-void session_data_request(struct session *s, const struct preamble *p, struct be_request *r)
-{
-	struct sstream *t;
-
-	if (!s->agreed || s->dying || s->resume || !s->ctl) {
-		server_reject(s->srv, r, s->dying ? PRE_NO_SESSION : PRE_NOT_NOW);
-		return;
-	}
-	if (p->stream >= s->n_streams) {
-		server_reject(s->srv, r, PRE_BAD_STREAM);
-		return;
-	}
-	t = &s->streams[p->stream];
-	if (p->incarnation <= t->incarnation || t->waiting) {
-		server_reject(s->srv, r, PRE_DUPLICATE);
-		return;
-	}
-	t->incarnation = t->accept_incarnation = p->incarnation;
-	t->waiting = r;
-	if (t->state == SS_NONE)
-		stream_accept(s, p->stream);
-	else
-		stream_close(s, p->stream);
-}
-
-static void fence(struct session *s, uint32_t id, struct rcur *in)
-{
-	struct msg_stream_down m;
-	struct sstream *t;
-
-	wire_get(in, &wire_stream_down, &m);
-	if (in->bad || !s->agreed || m.stream >= s->n_streams) {
-		fail(s, "it fenced a stream that it does not have");
-		return;
-	}
-	t = &s->streams[m.stream];
-	if (t->waiting && m.incarnation >= t->accept_incarnation) {
-		server_reject(s->srv, t->waiting, PRE_DUPLICATE);
-		t->waiting = NULL;
-	}
-	/* A connection of this incarnation may still be on its way: it comes too late now. */
-	if (m.incarnation > t->incarnation)
-		t->incarnation = m.incarnation;
-	t->fence_id = id;
-	t->lost_due = false; /* it knows */
-	if (t->state == SS_NONE) {
-		amst_reclaim(s->amst, m.stream);
-		t->fence_due = s->streams_due = true;
-		flush_streams(s);
-		return;
-	}
-	t->fenced = true;
-	stream_close(s, m.stream);
-}
-
-static void stream_is_down(struct session *s, uint32_t i, int err)
-{
-	struct sstream *t = &s->streams[i];
-	bool asked = t->state == SS_CLOSING;
-
-	if (t->state == SS_NONE)
-		return;
-	t->state = SS_NONE;
-	s->live--;
-	metric_add(&s->srv->counters.streams_now, -1ull);
-	log_debug("%s: session %u: stream %u is down: %s", s->peer, s->slot, i, strerror(-err));
-	if (t->fenced) {
-		t->fenced = false;
-		t->fence_due = s->streams_due = true;
-		amst_reclaim(s->amst, i);
-	} else if (!asked) {
-		t->lost_due = s->streams_due = true;
-		t->lost_incarnation = t->accept_incarnation;
-	}
-	if (t->waiting)
-		stream_accept(s, i);
-}
-
 /* ---- resuming ---------------------------------------------------------------------------------- */
 
 void session_resume(struct session *s, struct be_request *r)
@@ -459,7 +332,7 @@ void session_resume(struct session *s, struct be_request *r)
 		if (s->streams[i].waiting)
 			server_reject(s->srv, s->streams[i].waiting, PRE_DUPLICATE);
 		s->streams[i].waiting = NULL;
-		stream_close(s, i);
+		session_stream_close(s, i);
 	}
 }
 
@@ -474,7 +347,7 @@ static void try_resume(struct session *s)
 		amst_reclaim(s->amst, i);
 		s->streams[i].fence_due = s->streams[i].lost_due = s->streams[i].fenced = false;
 	}
-	put_ok(s, reply);
+	session_put_ok(s, reply);
 	s->resume = NULL;
 	if (s->srv->cfg.ops->accept(s->srv->ctl, r, reply, 0, cookie_of(s), &s->ctl) < 0) {
 		s->ctl = 0;
@@ -512,7 +385,7 @@ static void on_message(struct session *s, const struct be_event *ev)
 		if (!s->dying && bad)
 			ops->stream_close(s->srv->ctl, s->ctl, false);
 		else if (!s->dying && h.type == MSG_STREAM_DOWN)
-			fence(s, h.id, &c);
+			session_fence(s, h.id, &c);
 		else if (!s->dying && s->op == OP_NONE)
 			s->reply_due = true; /* asked again after a resume: the answer is kept */
 		ops->release(s->srv->ctl, ev->frame);
@@ -533,7 +406,7 @@ static void on_message(struct session *s, const struct be_event *ev)
 	if (h.type == MSG_BYE) /* whoever gives up need not wait for the answer */
 		session_end(s, false);
 	else
-		fail(s, "it sent a request before the last one was answered");
+		session_fail(s, "it sent a request before the last one was answered");
 }
 
 static void on_ctl_down(struct session *s)
@@ -601,7 +474,7 @@ static bool amst_events(struct session *s)
 		if (ev.type == AMST_STREAM_UP && s->streams[ev.stream].state == SS_OPENING)
 			s->streams[ev.stream].state = SS_UP;
 		else if (ev.type == AMST_STREAM_DOWN)
-			stream_is_down(s, ev.stream, ev.err);
+			session_stream_down(s, ev.stream, ev.err);
 		else
 			session_req_event(s, &ev);
 	}
@@ -629,11 +502,11 @@ static void check_time(struct session *s)
 	uint64_t now = now_of(s);
 
 	if (!s->agreed && now - s->opened_at > HELLO_TIMEOUT)
-		fail(s, "it did not say hello in time");
+		session_fail(s, "it did not say hello in time");
 	else if (s->lost_at && now - s->lost_at > s->timeout_ns)
-		fail(s, "it lost its connection and did not come back in time; its part files are kept");
+		session_fail(s, "it lost its connection and did not come back in time; its part files are kept");
 	else if (s->agreed && !s->lost_at && idle_for(s, now) > max_u64(IDLE_TIMEOUTS * s->timeout_ns, IDLE_LEAST))
-		fail(s, "nothing was asked of it or moved in it for ten times its time-out");
+		session_fail(s, "nothing was asked of it or moved in it for ten times its time-out");
 }
 
 bool session_turn(struct session *s)

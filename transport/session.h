@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Private to server.c, session.c and session_req.c: one session at its listening end. */
+/* Private to server.c and session*.c: one session at its listening end. */
 #ifndef DWCP_TRANSPORT_SESSION_H
 #define DWCP_TRANSPORT_SESSION_H
 
@@ -140,7 +140,6 @@ struct server {
 /* session.c */
 struct session *session_start(struct server *srv, const uint8_t id[16], struct be_request *r);
 void session_ctl_event(struct session *s, const struct be_event *ev);
-void session_data_request(struct session *s, const struct preamble *p, struct be_request *r);
 void session_resume(struct session *s, struct be_request *r);
 bool session_turn(struct session *s);
 void session_goodbye(struct session *s, const char *why);
@@ -156,12 +155,39 @@ void session_reply_send(struct session *s);
 void server_reject(struct server *srv, struct be_request *r, enum pre_status why);
 void server_regions_add(struct server *srv, uint64_t bytes); /* and its gauge: before the session's own is gone */
 
+void session_put_ok(const struct session *s, uint8_t reply[BE_PREAMBLE]);
+void session_fail(struct session *s, const char *why); /* ends it, and says why to the peer and in the log */
+bool session_send_small(struct session *s, uint16_t type, uint32_t id, const struct wire_def *def, const void *fields);
+
+/* session_streams.c */
+void session_data_request(struct session *s, const struct preamble *p, struct be_request *r);
+void session_stream_close(struct session *s, uint32_t i);
+void session_stream_down(struct session *s, uint32_t i, int err);
+void session_fence(struct session *s, uint32_t id, struct rcur *in); /* STREAM_DOWN came */
+void session_flush_streams(struct session *s);
+
 /* session_req.c */
 void session_request(struct session *s);
 void session_req_event(struct session *s, const struct amst_event *ev);
 void session_req_turn(struct session *s);
-void session_drop_files(struct session *s);
+void session_answer(struct session *s, int status, const char *text); /* without fields */
+bool session_start_job(struct session *s, void (*run)(struct session *), void (*done)(struct session *));
+
+/* session_xfer.c */
+void session_xfer_begin(struct session *s);
+void session_xfer_end(struct session *s);
+void session_pull(struct session *s);
+void session_pull_wait(struct session *s);
+void session_pull_stop(struct session *s);
+void session_xfer_event(struct session *s, const struct amst_event *ev);
 void session_close_filters(struct session *s); /* no worker decodes any more */
+
+/* session_files.c */
+void session_files_open(struct session *s);
+void session_file_hash(struct session *s);
+void session_files_close(struct session *s);
+void session_files_turn(struct session *s);
+void session_drop_files(struct session *s);
 void session_count_files(struct session *s);
 
 #endif

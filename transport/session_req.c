@@ -6,7 +6,6 @@
  */
 #include "transport/session.h"
 
-#include "base/bitmap.h"
 #include "base/log.h"
 #include "base/opt.h"
 #include <errno.h>
@@ -17,24 +16,19 @@
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
-#define COUNT_AT_ONCE (1u << 20)     /* chunks whose map is counted in no time; a larger one in the job thread */
-#define PROBE_LEAST (50 * NS_PER_MS) /* for a probe to be sent and taken, or for news that is on its way */
-#define PROBE_TIME (5 * NS_PER_S)    /* a host that takes nothing for so long is gone */
-#define JOB_PATIENCE NS_PER_S        /* for a job that may be about the same files */
-
-static void answer(struct session *s, int status, const char *text)
+void session_answer(struct session *s, int status, const char *text)
 {
 	session_reply(s, status, "%s", text);
 	session_reply_send(s);
 }
 
-static bool start_job(struct session *s, void (*run)(struct session *), void (*done)(struct session *))
+bool session_start_job(struct session *s, void (*run)(struct session *), void (*done)(struct session *))
 {
 	s->job_err = (struct err){ 0 };
 	s->op = OP_JOB;
 	if (session_job(s, run, done))
 		return true;
-	answer(s, -EBUSY, "the server is busy: try again");
+	session_answer(s, -EBUSY, "the server is busy: try again");
 	return false;
 }
 
@@ -83,7 +77,7 @@ static void hello_done(struct session *s)
 	if (s->job_err.code) {
 		free(s->streams);
 		s->streams = NULL;
-		answer(s, s->job_err.code, s->job_err.why);
+		session_answer(s, s->job_err.code, s->job_err.why);
 		return;
 	}
 	s->n_streams = s->job_hello.streams;
@@ -107,10 +101,10 @@ static void do_hello(struct session *s)
 	wire_get(&s->in, &wire_hello, h);
 	if (s->in.bad || rcur_left(&s->in) < h->ext_len || s->agreed || !h->streams || h->streams > WIRE_STREAMS_MAX ||
 	    h->chunk > STAGE_CHUNK_MAX || h->sum >= SUM_KINDS)
-		answer(s, -EPROTO,
-		       "the hello asks for something impossible: install the same dwcp release on both hosts");
+		session_answer(s, -EPROTO,
+			       "the hello asks for something impossible: install the same dwcp release on both hosts");
 	else
-		start_job(s, run_hello, hello_done);
+		session_start_job(s, run_hello, hello_done);
 }
 
 /* ---- regions ----------------------------------------------------------------------------------- */
@@ -132,7 +126,7 @@ static void region_freed(struct session *s)
 {
 	server_regions_add(s->srv, -s->job_region.bytes);
 	metric_add(&s->region_bytes, -s->job_region.bytes);
-	answer(s, s->region_err.code, s->region_err.why);
+	session_answer(s, s->region_err.code, s->region_err.why);
 }
 
 static void region_made(struct session *s)
@@ -149,7 +143,7 @@ static void region_made(struct session *s)
 	s->region_err = s->job_err;
 	if (!s->region_err.code)
 		err_set(&s->region_err, rc, "the workers are busy: try again");
-	start_job(s, run_region_free, region_freed);
+	session_start_job(s, run_region_free, region_freed);
 }
 
 /* What a service holds is memory of the same machine. */
@@ -167,7 +161,7 @@ static void do_region(struct session *s)
 
 	wire_get(&s->in, &wire_region, &m);
 	if (s->in.bad || m.region >= AMST_REGIONS_MAX || !m.bytes || s->regions[m.region].addr) {
-		answer(s, -EINVAL, "the region's number or size is impossible, or the region exists");
+		session_answer(s, -EINVAL, "the region's number or size is impossible, or the region exists");
 		return;
 	}
 	if (m.bytes > srv->cfg.memory_max || memory_used(srv) > srv->cfg.memory_max - m.bytes) {
@@ -181,7 +175,7 @@ static void do_region(struct session *s)
 		return;
 	}
 	s->job_region = m;
-	if (!start_job(s, run_region, region_made))
+	if (!session_start_job(s, run_region, region_made))
 		return;
 	server_regions_add(srv, m.bytes);
 	metric_add(&s->region_bytes, m.bytes);
@@ -224,276 +218,10 @@ static void do_digest(struct session *s)
 	wire_get(&s->in, &wire_digest, m);
 	if (s->in.bad || m->region >= AMST_REGIONS_MAX || !s->regions[m->region].addr ||
 	    m->offset > s->regions[m->region].len || m->bytes > s->regions[m->region].len - m->offset) {
-		answer(s, -EINVAL, "the digest asks for bytes outside the region");
+		session_answer(s, -EINVAL, "the digest asks for bytes outside the region");
 		return;
 	}
-	start_job(s, run_digest, digest_made);
-}
-
-/* ---- transfers --------------------------------------------------------------------------------- */
-
-static int decode_file(void *ctx, unsigned worker, const struct stage_chunk *c, const void *in, size_t len)
-{
-	struct session *s = ctx;
-
-	(void)worker;
-	if (c->object >= s->n_files || !s->files[c->object] || len != c->len)
-		return -EPROTO;
-	return store_write(s->files[c->object], in, c->len, c->offset);
-}
-
-static const struct stage_ops file_sink = { .name = "files", .decode = decode_file };
-
-/* ---- filters: payloads of another form --------------------------------------------------------- */
-
-static void *region_memory(void *ctx, uint32_t object, uint64_t *len)
-{
-	struct session *s = ctx;
-
-	if (object >= AMST_REGIONS_MAX || !s->offered[object])
-		return NULL;
-	*len = s->regions[object].len;
-	return s->regions[object].addr;
-}
-
-static int write_decoded(void *ctx, uint32_t object, const void *data, uint32_t len, uint64_t offset)
-{
-	struct session *s = ctx;
-
-	if (object >= s->n_files || !s->files[object])
-		return -EPROTO;
-	return store_write(s->files[object], data, len, offset);
-}
-
-void session_close_filters(struct session *s)
-{
-	for (unsigned kind = 0; kind < ARRAY_LEN(s->filters); kind++)
-		if (s->filters[kind])
-			s->filters[kind]->close(&s->filtered[kind]);
-	memset(s->filters, 0, sizeof s->filters);
-}
-
-/* Once in a session: what a filter knows of a region lasts. */
-static int open_filter(struct session *s, const char *name, enum xfer_kind kind, struct err *e)
-{
-	const struct filter_target memory = { .ctx = s, .objects = AMST_REGIONS_MAX, .memory = region_memory };
-	const struct filter_target files = { .ctx = s, .objects = WIRE_BATCH_MAX, .write = write_decoded };
-	const struct filter *const *f = s->srv->cfg.filters;
-	int rc;
-
-	while (f && *f && strcmp((*f)->name, name))
-		f++;
-	if (!f || !*f)
-		return err_set(e, -EPROTONOSUPPORT,
-			       "the server does not know this kind of compression: use --compress=none");
-	if (s->filters[kind])
-		return s->filters[kind] == *f ? 0 : err_set(e, -EINVAL, "a session cannot change its compression");
-	rc = (*f)->open(&s->filtered[kind], kind == XFER_FILES ? &files : &memory, amst_workers(s->amst), e);
-	if (rc == 0)
-		s->filters[kind] = *f;
-	return rc;
-}
-
-/* More chunks in a pass there cannot be. */
-static uint64_t chunks_most(const struct session *s, const struct msg_xfer_begin *m, uint64_t service_bytes)
-{
-	uint64_t bytes = m->kind == XFER_SERVICE ? service_bytes : 0, objects = m->kind == XFER_SERVICE;
-
-	if (m->kind == XFER_FILES) {
-		bytes = s->file_bytes;
-		objects = s->n_files;
-	}
-	for (uint32_t i = 0; m->kind == XFER_PUT && i < AMST_REGIONS_MAX; i++)
-		if (s->offered[i]) {
-			bytes += s->regions[i].len;
-			objects++;
-		}
-	return bytes / m->chunk + bytes / EXTENT_MIN + objects;
-}
-
-static const struct stage *service_sink(const struct session *s, uint64_t *bytes)
-{
-	const struct service *v = &s->srv->cfg.service;
-
-	return s->service && v->ops->sink ? v->ops->sink(v->ctx, s->service, bytes) : NULL;
-}
-
-static void run_filter(struct session *s)
-{
-	const struct msg_xfer_begin *m = &s->job_xfer;
-
-	if (m->filter[0] && open_filter(s, m->filter, (enum xfer_kind)m->kind, &s->job_err) == 0)
-		s->rx.stage = &s->filtered[m->kind];
-}
-
-static void xfer_prepare(struct session *s)
-{
-	struct err *e = &s->job_err;
-	int rc = e->code;
-
-	if (rc == 0)
-		rc = amst_rx_prepare(&s->rx, s->job_xfer.chunks, e);
-	if (rc == 0 && (rc = amst_rx_start(s->amst, &s->rx)) < 0) {
-		amst_rx_free(&s->rx);
-		err_set(e, rc, "the workers are busy: try again");
-	}
-	if (rc < 0) {
-		answer(s, rc, e->why);
-		return;
-	}
-	s->rx_active = true;
-	s->op = OP_RX_READY;
-}
-
-static void do_xfer_begin(struct session *s)
-{
-	const struct stage *sink = NULL;
-	struct msg_xfer_begin m;
-	uint32_t id = get_u32(&s->in);
-	uint64_t service_bytes = 0;
-
-	wire_get(&s->in, &wire_xfer_begin, &m);
-	if (!s->in.bad && m.kind == XFER_SERVICE)
-		sink = service_sink(s, &service_bytes);
-	if (s->in.bad || m.sum >= SUM_KINDS || m.kind > XFER_SERVICE || (m.kind == XFER_FILES && !s->n_files) ||
-	    (m.kind == XFER_SERVICE && (!sink || m.filter[0]))) {
-		answer(s, -EINVAL,
-		       "the transfer's kind or checksum is unknown, or nothing is open that could receive it");
-		return;
-	}
-	if (s->rx_active) {
-		answer(s, -EBUSY, "a transfer is running in this session");
-		return;
-	}
-	if (!m.chunk || m.chunks > chunks_most(s, &m, service_bytes)) {
-		answer(s, -EINVAL, "the transfer has more chunks than its regions or files can hold");
-		return;
-	}
-	s->rx = (struct amst_rx){ .id = id, .sum = (enum sum_kind)m.sum };
-	s->stage = sink ? *sink : (struct stage){ .ops = &file_sink, .ctx = s };
-	s->rx.stage = m.kind == XFER_PUT ? NULL : &s->stage;
-	s->job_xfer = m;
-	/* A filter's memory is made once in a session, and that takes its time. */
-	if (m.filter[0] && !s->filters[m.kind]) {
-		start_job(s, run_filter, xfer_prepare);
-		return;
-	}
-	s->job_err = (struct err){ 0 };
-	run_filter(s);
-	xfer_prepare(s);
-}
-
-static void answer_rx(struct session *s)
-{
-	struct msg_xfer_end m;
-	struct msg_xfer_result r = {
-		.placed = s->rx.placed,
-		.distinct = s->rx_distinct,
-		.bytes = s->rx.bytes,
-		.bad = s->rx.bad,
-	};
-
-	wire_get(&s->in, &wire_xfer_end, &m);
-	r.whole = r.placed >= m.chunks && r.distinct >= min_u64(m.chunks, s->rx.pass_chunks);
-	amst_rx_free(&s->rx);
-	s->rx_active = false;
-	session_reply(s, 0, "%s", "");
-	wire_put(&s->out, &wire_xfer_result, &r);
-	session_reply_send(s);
-}
-
-static void run_rx_count(struct session *s)
-{
-	s->rx_distinct = bitmap_count(s->rx.map, s->rx.pass_chunks);
-}
-
-static void rx_ended(struct session *s)
-{
-	if (s->rx.pass_chunks > COUNT_AT_ONCE) {
-		start_job(s, run_rx_count, answer_rx);
-		return;
-	}
-	run_rx_count(s);
-	answer_rx(s);
-}
-
-static void do_xfer_end(struct session *s)
-{
-	if (!s->rx_active || amst_rx_end(s->amst, &s->rx) < 0) {
-		answer(s, -EINVAL, "no transfer is running in this session");
-		return;
-	}
-	s->op = OP_RX_END;
-}
-
-static bool pull_fits(const struct session *s, const struct msg_pull *m)
-{
-	return m->region < AMST_REGIONS_MAX && s->offered[m->region] && m->bytes &&
-	       m->bytes <= s->regions[m->region].len && m->bytes <= m->to_bytes && m->passes && m->chunk &&
-	       m->chunk <= s->srv->cfg.ops->caps.put_max && m->sum < SUM_KINDS;
-}
-
-static void do_pull(struct session *s)
-{
-	struct msg_pull m;
-	uint32_t id = get_u32(&s->in);
-	struct err e;
-	int rc;
-
-	wire_get(&s->in, &wire_pull, &m);
-	if (s->in.bad || s->tx_active || !pull_fits(s, &m)) {
-		answer(s, -EINVAL, "the transfer asked for is impossible, or one is running");
-		return;
-	}
-	s->tx_extent = (struct amst_extent){ .len = m.bytes };
-	s->tx = (struct amst_tx){
-		.id = id,
-		.chunk = m.chunk,
-		.sum = (enum sum_kind)m.sum,
-		.passes = m.passes,
-		.extents = &s->tx_extent,
-		.n_extents = 1,
-		.base = s->regions[m.region].addr,
-		.token = { .id = m.to, .key = m.to_key },
-	};
-	rc = amst_tx_prepare(&s->tx, s->n_streams, &e);
-	if (rc == 0 && (rc = amst_tx_start(s->amst, &s->tx)) < 0) {
-		amst_tx_free(&s->tx);
-		err_set(&e, rc, "the workers are busy: try again");
-	}
-	s->tx_active = rc == 0;
-	s->tx_ended = false;
-	answer(s, rc, rc ? e.why : "");
-}
-
-static void pull_result(struct session *s)
-{
-	session_reply(s, 0, "%s", "");
-	wire_put(&s->out, &wire_pull_result,
-		 &(struct msg_pull_result){ .chunks = s->tx.acked,
-					    .bytes = s->tx.acked_bytes,
-					    .refused = s->tx.refused,
-					    .status = s->tx.status });
-	session_reply_send(s);
-	amst_tx_free(&s->tx);
-	s->tx_active = s->tx_failed_due = false;
-}
-
-static void do_pull_wait(struct session *s)
-{
-	if (!s->tx_active)
-		answer(s, -EINVAL, "no transfer is running in this session");
-	else if (s->tx_ended)
-		pull_result(s);
-	else
-		s->op = OP_PULL_WAIT;
-}
-
-static void do_pull_stop(struct session *s)
-{
-	if (s->tx_active && !s->tx_ended)
-		amst_tx_stop(s->amst, &s->tx);
-	answer(s, 0, "");
+	session_start_job(s, run_digest, digest_made);
 }
 
 /* ---- counters ---------------------------------------------------------------------------------- */
@@ -544,282 +272,6 @@ static void do_info(struct session *s)
 		s->op = OP_SAMPLE;
 }
 
-/* ---- files ------------------------------------------------------------------------------------- */
-
-static void drop_files(struct session *s, bool count)
-{
-	for (uint32_t i = 0; i < s->n_files; i++)
-		if (s->files[i]) {
-			store_abandon(s->files[i], true);
-			s->files_bad += count && !s->folder[i];
-		}
-	memset(s->files, 0, sizeof s->files);
-	s->n_files = 0;
-	s->file_bytes = 0;
-}
-
-void session_drop_files(struct session *s)
-{
-	drop_files(s, true);
-}
-
-static void put_file_status(struct session *s, int status, uint64_t have, const char *text)
-{
-	struct msg_file_status st = { .status = status, .have = have };
-
-	snprintf(st.text, sizeof st.text, "%.*s", FILE_TEXT, text);
-	wire_put(&s->out, &wire_file_status, &st);
-}
-
-static void run_files_open(struct session *s)
-{
-	struct store_spec *spec = malloc(sizeof *spec);
-	uint32_t n;
-
-	drop_files(s, !s->files_busy); /* what the last try of this list opened was not given up by anybody */
-	s->files_bad -= s->files_refused;
-	s->files_refused = 0;
-	s->files_busy = false;
-	s->in = s->files_in;
-	n = get_u16(&s->in);
-	session_reply(s, 0, "%s", "");
-	put_u16(&s->out, (uint16_t)n);
-	for (uint32_t i = 0; i < n && spec; i++) {
-		struct err e = { 0 };
-		uint64_t have = 0;
-		int rc;
-
-		wire_get(&s->in, &wire_file_spec, spec);
-		if (s->in.bad)
-			break;
-		rc = store_begin(s->srv->cfg.store, spec, &s->files[i], &have, &e);
-		if (rc < 0)
-			s->files[i] = NULL;
-		else if (spec->kind == STORE_FILE)
-			s->file_bytes += min_u64(spec->size, INT64_MAX / WIRE_BATCH_MAX);
-		s->n_files = i + 1;
-		s->folder[i] = spec->kind == STORE_DIR;
-		s->files_refused += rc < 0;
-		s->files_bad += rc < 0;
-		s->files_busy |= rc == -EBUSY;
-		put_file_status(s, rc < 0 ? rc : 0, have, rc < 0 ? e.why : "");
-	}
-	if (!spec || s->in.bad) {
-		session_drop_files(s);
-		session_reply(s, -EPROTO, "the list of files cannot be read");
-	}
-	free(spec);
-}
-
-/* The job thread counts for itself; the totals are the control thread's. */
-void session_count_files(struct session *s)
-{
-	metric_add(&s->srv->counters.files_received, s->files_good);
-	metric_add(&s->srv->counters.files_failed, s->files_bad);
-	s->files_good = s->files_bad = 0;
-}
-
-static void files_done(struct session *s)
-{
-	session_count_files(s);
-	session_reply_send(s);
-}
-
-/* ---- files that another session has -------------------------------------------------------------- */
-
-static bool lost_one(const struct session *o)
-{
-	return o->lost_at || o->dying;
-}
-
-static bool holds(const struct session *o, const char *name)
-{
-	for (uint32_t k = 0; k < o->n_files; k++)
-		if (o->files[k] && !strcmp(store_file_name(o->files[k]), name))
-			return true;
-	return false;
-}
-
-static bool holds_any(const struct session *o, struct rcur in)
-{
-	uint32_t n = get_u16(&in);
-	struct store_spec spec;
-	bool held = false;
-
-	for (uint32_t i = 0; !held && i < n && !in.bad; i++) {
-		wire_get(&in, &wire_file_spec, &spec);
-		held = !in.bad && holds(o, spec.name);
-	}
-	return held;
-}
-
-/* A host that is gone says nothing, and neither does one that has nothing to say: it is sent something, and one that is
- * there takes it. True: nobody knows yet. */
-static bool unproven(struct session *s, struct session *o)
-{
-	uint64_t now = clock_now(&s->srv->cfg.clock), patience = min_u64(PROBE_TIME, 5 * s->timeout_ns);
-	struct be_info info;
-
-	if (o->proven_at > s->files_at)
-		return false;
-	if (!o->probed_at && !session_probe(o))
-		return now - s->files_at < patience;
-	if (!o->probed_at)
-		o->probed_at = now;
-	if (now - o->probed_at < PROBE_LEAST)
-		return true;
-	if (s->srv->cfg.ops->info(s->srv->ctl, o->ctl, &info) == 0 && !info.unacked_bytes) {
-		o->proven_at = now;
-		o->probed_at = 0;
-		return false;
-	}
-	if (now - o->probed_at < patience)
-		return true;
-	log_warn("%s: session %u is ended: its host does not answer, and %s sends its files anew", o->peer, o->slot,
-		 s->peer);
-	session_end(o, true);
-	return true;
-}
-
-static bool held_by(struct session *s, struct session *o)
-{
-	/* While a job of its runs, its files are the job's. */
-	if (!lost_one(o))
-		return s->files_busy && (o->job_running ? clock_now(&s->srv->cfg.clock) - s->files_at < JOB_PATIENCE
-							: holds_any(o, s->files_in) && unproven(s, o));
-	if (o->job_running)
-		return true;
-	if (!holds_any(o, s->files_in))
-		return false;
-	if (!o->dying)
-		log_info("%s: session %u is ended: its files are sent anew by %s", o->peer, o->slot, s->peer);
-	session_end(o, true);
-	return true;
-}
-
-/*
- * A sender that was killed leaves its session behind, and that its files. Who sends one of them anew is believed: the
- * session that lost its sender ends. A list of which another transfer has a file is tried again when it is known
- * whether that one's sender is still there: news of its end may be on its way, and of a host that is gone there are
- * none. True while a session is not gone yet, or not known to be alive.
- */
-static bool held_by_others(struct session *s)
-{
-	bool held = false;
-
-	for (uint32_t i = 0; i < s->srv->slots; i++) {
-		struct session *o = &s->srv->sessions[i];
-
-		if (o != s && o->used)
-			held |= held_by(s, o);
-	}
-	s->srv->soon |= held;
-	return held;
-}
-
-static void files_opened(struct session *s)
-{
-	if (s->files_busy && held_by_others(s)) {
-		s->op = OP_FILES;
-		return;
-	}
-	s->files_refused = 0;
-	s->files_busy = false;
-	files_done(s);
-}
-
-/* What waits for something else than an event of the data plane. */
-void session_req_turn(struct session *s)
-{
-	if (s->op == OP_FILES && !held_by_others(s))
-		start_job(s, run_files_open, files_opened);
-	else if (s->op == OP_REGION_FAILED && amst_region_drop(s->amst, s->job_region.region) == 0)
-		s->op = OP_REGION_DROP;
-}
-
-static void do_files_open(struct session *s)
-{
-	struct rcur peek = s->in;
-	uint32_t n = get_u16(&peek);
-
-	if (!s->srv->cfg.store)
-		answer(s, -EACCES, "the server takes no files: start it with `dwcp serve --store DIR`");
-	else if (peek.bad || !n || n > WIRE_BATCH_MAX || s->rx_active)
-		answer(s, -EINVAL, "the list of files is empty or too long, or a transfer is running");
-	else
-		s->op = OP_FILES; /* session_req_turn begins it */
-	s->files_in = s->in;
-	s->files_at = clock_now(&s->srv->cfg.clock);
-}
-
-static void run_file_hash(struct session *s)
-{
-	struct msg_file_hash m;
-	struct digest128 *d;
-	struct err e = { 0 };
-	int rc;
-
-	wire_get(&s->in, &wire_file_hash, &m);
-	if (s->in.bad || m.file >= s->n_files || !s->files[m.file] || !m.n || m.n > WIRE_HASHES_MAX) {
-		session_reply(s, -EINVAL, "the file to be compared is not open");
-		return;
-	}
-	d = calloc(m.n, sizeof *d);
-	rc = d ? store_hash(s->files[m.file], m.first, m.n, d, &e) : err_set(&e, -ENOMEM, "no memory to compare files");
-	session_reply(s, rc < 0 ? rc : 0, "%s", rc < 0 ? e.why : "");
-	put_u32(&s->out, rc < 0 ? 0 : m.n);
-	for (uint32_t i = 0; rc >= 0 && i < m.n; i++) {
-		put_u64(&s->out, d[i].lo);
-		put_u64(&s->out, d[i].hi);
-	}
-	free(d);
-}
-
-static void run_files_close(struct session *s)
-{
-	bool sync = get_u8(&s->in);
-	uint32_t n = get_u16(&s->in);
-
-	session_reply(s, 0, "%s", "");
-	put_u16(&s->out, (uint16_t)n);
-	for (uint32_t i = 0; i < n; i++) {
-		struct store_file *f = s->files[i];
-		struct msg_file_close m;
-		struct err e = { 0 };
-		int rc = 0;
-
-		wire_get(&s->in, &wire_file_close, &m);
-		s->files[i] = NULL;
-		if (!f)
-			err_set(&e, rc = -ENOENT, "was not open");
-		else if (m.complete && !s->in.bad)
-			rc = store_finish(f, sync, &e);
-		else
-			store_abandon(f, true);
-		/* A folder that is closed without being complete was only prepared; what was never open is counted. */
-		if (rc >= 0 && m.complete)
-			s->files_good++;
-		else if (f && (m.complete || !s->folder[i]))
-			s->files_bad++;
-		put_file_status(s, rc < 0 ? rc : 0, 0, rc < 0 ? e.why : "");
-	}
-	s->n_files = 0;
-	s->file_bytes = 0;
-}
-
-static void do_files_close(struct session *s)
-{
-	struct rcur peek = s->in;
-	uint32_t n;
-
-	get_u8(&peek);
-	n = get_u16(&peek);
-	if (peek.bad || n != s->n_files || s->rx_active)
-		answer(s, -EINVAL, "the files to be closed are not those that are open, or a transfer is running");
-	else
-		start_job(s, run_files_close, files_done);
-}
-
 /* ---- services ---------------------------------------------------------------------------------- */
 
 static void run_service(struct session *s)
@@ -846,13 +298,13 @@ static bool of_service(const struct session *s)
 static void do_bye(struct session *s)
 {
 	s->bye = true;
-	answer(s, 0, "");
+	session_answer(s, 0, "");
 }
 
 void session_request(struct session *s)
 {
 	if (s->req.type != MSG_HELLO && s->req.type != MSG_BYE && !s->agreed) {
-		answer(s, -EPROTO, "the session must begin with a hello");
+		session_answer(s, -EPROTO, "the session must begin with a hello");
 		return;
 	}
 	switch (s->req.type) {
@@ -863,19 +315,19 @@ void session_request(struct session *s)
 		do_region(s);
 		break;
 	case MSG_XFER_BEGIN:
-		do_xfer_begin(s);
+		session_xfer_begin(s);
 		break;
 	case MSG_XFER_END:
-		do_xfer_end(s);
+		session_xfer_end(s);
 		break;
 	case MSG_PULL:
-		do_pull(s);
+		session_pull(s);
 		break;
 	case MSG_PULL_WAIT:
-		do_pull_wait(s);
+		session_pull_wait(s);
 		break;
 	case MSG_PULL_STOP:
-		do_pull_stop(s);
+		session_pull_stop(s);
 		break;
 	case MSG_DIGEST:
 		do_digest(s);
@@ -884,44 +336,42 @@ void session_request(struct session *s)
 		do_info(s);
 		break;
 	case MSG_FILES_OPEN:
-		do_files_open(s);
+		session_files_open(s);
 		break;
 	case MSG_FILE_HASH:
-		start_job(s, run_file_hash, session_reply_send);
+		session_file_hash(s);
 		break;
 	case MSG_FILES_CLOSE:
-		do_files_close(s);
+		session_files_close(s);
 		break;
 	case MSG_BYE:
 		do_bye(s);
 		break;
 	default:
 		if (of_service(s))
-			start_job(s, run_service, session_reply_send);
+			session_start_job(s, run_service, session_reply_send);
 		else
-			answer(s, -EPROTO,
-			       "the server does not know this request: install the same dwcp release on both hosts");
+			session_answer(
+				s, -EPROTO,
+				"the server does not know this request: install the same dwcp release on both hosts");
 	}
 }
 
 void session_req_event(struct session *s, const struct amst_event *ev)
 {
-	if (ev->type == AMST_TX_DONE) {
-		amst_tx_end(s->amst, &s->tx);
-		s->tx_failed_due = s->tx.status && s->op != OP_PULL_WAIT;
-	} else if (ev->type == AMST_TX_ENDED) {
-		s->tx_ended = true;
-	}
+	session_xfer_event(s, ev);
 	if (s->op == OP_REGION && ev->type == AMST_REGION_ADDED)
 		region_added(s, ev);
 	else if (s->op == OP_REGION_DROP && ev->type == AMST_REGION_DROPPED)
-		start_job(s, run_region_free, region_freed);
-	else if (s->op == OP_RX_READY && ev->type == AMST_RX_READY)
-		answer(s, 0, "");
-	else if (s->op == OP_RX_END && ev->type == AMST_RX_ENDED)
-		rx_ended(s);
-	else if (s->op == OP_PULL_WAIT && ev->type == AMST_TX_ENDED)
-		pull_result(s);
+		session_start_job(s, run_region_free, region_freed);
 	else if (s->op == OP_SAMPLE && ev->type == AMST_SAMPLED)
 		send_info(s);
+}
+
+/* What waits for something else than an event of the data plane. */
+void session_req_turn(struct session *s)
+{
+	session_files_turn(s);
+	if (s->op == OP_REGION_FAILED && amst_region_drop(s->amst, s->job_region.region) == 0)
+		s->op = OP_REGION_DROP;
 }
