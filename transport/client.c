@@ -1,17 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* The calls of client.h: opening, requests, regions, transfers. */
-#include "transport/client.h"
-
-#include "base/bitmap.h"
-#include "base/opt.h"
+/* Opening and closing a session, its regions, and what else client.h asks of it. */
 #include "transport/client_impl.h"
+
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define TICK_NS (50 * NS_PER_MS)
-#define PULL_LOOK_NS (200 * NS_PER_US) /* nothing wakes a puller when the last chunk has arrived */
 #define BYE_COOKIE 0xb1ull
 
 /* ---- open and close ---------------------------------------------------------------------------- */
@@ -187,155 +181,6 @@ uint64_t client_resumes(const struct client *c)
 	return c->resumes;
 }
 
-/* ---- requests ---------------------------------------------------------------------------------- */
-
-/* Making or hashing gigabytes and writing files out takes its time over there. */
-static uint64_t answer_time(const struct client *c, uint16_t type)
-{
-	switch (type) {
-	case MSG_REGION:
-	case MSG_DIGEST:
-	case MSG_PULL_WAIT:
-	case MSG_FILES_OPEN:
-	case MSG_FILE_HASH:
-	case MSG_FILES_CLOSE:
-		return 10 * c->cfg.timeout_ns;
-	default:
-		return type >= MSG_SERVICE ? 10 * c->cfg.timeout_ns : c->cfg.timeout_ns;
-	}
-}
-
-static int parse_reply(struct client *c, uint16_t type, struct rcur *reply, struct err *e)
-{
-	char text[WIRE_TEXT];
-	struct msg_head h;
-	int32_t status;
-
-	if (wire_open(c->reply, c->reply_len, reply, &h) < 0)
-		reply->bad = true;
-	status = (int32_t)get_u32(reply);
-	get_str(reply, text, sizeof text);
-	if (reply->bad || h.type != (type | WIRE_REPLY) || status > 0 || status < -WIRE_ERRNO_MAX)
-		return err_set(e, -EPROTO,
-			       "%s sent an answer that this dwcp does not understand: install the same release on "
-			       "both hosts",
-			       c->cfg.target);
-	return status ? err_set(e, status, "%s: %s", c->cfg.target, client_clean(text)) : 0;
-}
-
-/* What a peer was asked to do, for people. */
-static const char *asked(uint16_t type)
-{
-	static const struct {
-		uint16_t type;
-		const char *what;
-	} rows[] = {
-		{ MSG_HELLO, "open a session" },
-		{ MSG_REGION, "make a region of memory" },
-		{ MSG_XFER_BEGIN, "get ready for a transfer" },
-		{ MSG_XFER_END, "say what it has received" },
-		{ MSG_PULL, "send a region" },
-		{ MSG_PULL_WAIT, "finish sending a region" },
-		{ MSG_PULL_STOP, "stop sending a region" },
-		{ MSG_DIGEST, "check a region's content" },
-		{ MSG_INFO, "give its counters" },
-		{ MSG_FILES_OPEN, "open files" },
-		{ MSG_FILE_HASH, "compare a file with what it has of it" },
-		{ MSG_FILES_CLOSE, "write files out and give them their names" },
-	};
-
-	for (size_t i = 0; i < ARRAY_LEN(rows); i++)
-		if (rows[i].type == type)
-			return rows[i].what;
-	return "do what a service of it does";
-}
-
-static int silent_text(const struct client *c, uint16_t type, uint64_t waited_ns, struct err *e)
-{
-	char waited[32];
-
-	return err_set(e, -ETIMEDOUT,
-		       "%s is connected, but for %s did not answer when it was asked to %s: look at its load, disk and "
-		       "log, or give it longer with --timeout",
-		       c->cfg.target, format_time(waited, sizeof waited, waited_ns), asked(type));
-}
-
-/* Hands the request to the control stream; its bytes stay in call.out until it is answered. */
-static int call_post(struct client *c, uint16_t type, const void *fields, uint32_t len, struct err *e)
-{
-	struct wcur w = wcur_init(c->call.out, WIRE_CTL_MAX);
-	uint64_t started = conn_now(c);
-	int rc;
-
-	if (len > WIRE_CTL_MAX - WIRE_HEAD)
-		return err_set(e, -EMSGSIZE, "a request of %u bytes is too long", len);
-	/* The bytes of a request that was given up are the backend's until DONE. */
-	c->call.busy = false;
-	while (c->call.flying) {
-		rc = client_turn(c, 100 * NS_PER_MS, e);
-		if (rc < 0)
-			return rc;
-		if (conn_now(c) - started > c->cfg.timeout_ns)
-			return silent_text(c, type, c->cfg.timeout_ns, e);
-	}
-	c->call.busy = true;
-	c->call.sent = c->call.answered = false;
-	c->call.id = ++c->next_id;
-	wire_put_head(&w, type, c->call.id);
-	put_bytes(&w, fields, len);
-	c->call.len = (uint32_t)(w.p - c->call.out);
-	wire_seal(c->call.out, c->call.len);
-	return 0;
-}
-
-static int call_wait(struct client *c, uint16_t type, struct rcur *reply, struct err *e)
-{
-	uint64_t started = conn_now(c);
-
-	while (!c->call.answered) {
-		int rc = client_turn(c, 100 * NS_PER_MS, e);
-
-		if (rc < 0)
-			return rc;
-		if (c->lost_at)
-			started = conn_now(c); /* the resume has its own limit */
-		if (!c->call.answered && conn_now(c) - started > answer_time(c, type))
-			return silent_text(c, type, answer_time(c, type), e);
-	}
-	c->call.busy = false;
-	return parse_reply(c, type, reply, e);
-}
-
-int client_call(struct client *c, uint16_t type, const void *fields, uint32_t len, struct rcur *reply, struct err *e)
-{
-	int rc = call_post(c, type, fields, len, e);
-
-	return rc < 0 ? rc : call_wait(c, type, reply, e);
-}
-
-static int short_answer(const struct client *c, struct err *e)
-{
-	return err_set(e, -EPROTO, "%s sent a short answer: install the same dwcp release on both hosts",
-		       c->cfg.target);
-}
-
-int client_call_msg(struct client *c, uint16_t type, const struct wire_def *req_def, const void *req,
-		    const struct wire_def *rep_def, void *rep, struct err *e)
-{
-	uint8_t fields[512];
-	struct wcur w = wcur_init(fields, sizeof fields);
-	struct rcur in;
-	int rc;
-
-	if (req_def)
-		wire_put(&w, req_def, req);
-	rc = client_call(c, type, fields, (uint32_t)(w.p - fields), &in, e);
-	if (rc < 0 || !rep_def)
-		return rc;
-	wire_get(&in, rep_def, rep);
-	return in.bad ? short_answer(c, e) : 0;
-}
-
 /* HELLO, and both ends open their workers at the same time. */
 static int open_planes(struct client *c, struct err *e)
 {
@@ -352,19 +197,19 @@ static int open_planes(struct client *c, struct err *e)
 	int rc;
 
 	wire_put(&w, &wire_hello, &h);
-	rc = call_post(c, MSG_HELLO, fields, (uint32_t)(w.p - fields), e);
+	rc = client_call_post(c, MSG_HELLO, fields, (uint32_t)(w.p - fields), e);
 	if (rc == 0) {
 		conn_flush(c);
 		conn_events(c);
 		rc = open_amst(c, e);
 	}
 	if (rc == 0)
-		rc = call_wait(c, MSG_HELLO, &in, e);
+		rc = client_call_wait(c, MSG_HELLO, &in, e);
 	if (rc < 0)
 		return rc;
 	wire_get(&in, &wire_hello_reply, &c->peer_hello);
 	if (in.bad)
-		return short_answer(c, e);
+		return client_short_answer(c, e);
 	c->agreed = true;
 	return 0;
 }
@@ -401,6 +246,8 @@ int client_open(struct client **out, const struct client_config *cfg, uint64_t *
 	return 0;
 }
 
+/* ---- regions and counters ---------------------------------------------------------------------- */
+
 int client_region_make(struct client *c, uint32_t id, uint64_t bytes, uint64_t seed, struct be_token *token,
 		       enum huge_kind *pages, struct err *e)
 {
@@ -416,18 +263,6 @@ int client_region_make(struct client *c, uint32_t id, uint64_t bytes, uint64_t s
 	return 0;
 }
 
-/* Turns until *flag; bounded by the session's own limits. */
-static int wait_flag(struct client *c, const bool *flag, struct err *e)
-{
-	while (!*flag) {
-		int rc = client_turn(c, 100 * NS_PER_MS, e);
-
-		if (rc < 0)
-			return rc;
-	}
-	return 0;
-}
-
 int client_region_offer(struct client *c, uint32_t id, void *addr, uint64_t len, struct be_token *token, struct err *e)
 {
 	int rc;
@@ -435,7 +270,7 @@ int client_region_offer(struct client *c, uint32_t id, void *addr, uint64_t len,
 	c->region_added = false;
 	rc = amst_region_add(c->amst, id, addr, len);
 	if (rc == 0)
-		rc = wait_flag(c, &c->region_added, e);
+		rc = client_wait_flag(c, &c->region_added, e);
 	if (rc == 0 && c->region_err)
 		rc = err_set(e, c->region_err, "cannot register %llu bytes for receiving: %s", (unsigned long long)len,
 			     strerror(-c->region_err));
@@ -486,273 +321,4 @@ int client_sample(struct client *c, struct err *e)
 int client_path(struct client *c, struct be_info *out)
 {
 	return c->ctl_state == CTL_UP ? c->cfg.ops->info(c->ctl, c->ctl_stream, out) : -ENOTCONN;
-}
-
-/* ---- transfers --------------------------------------------------------------------------------- */
-
-/* A transfer that failed may have left chunks on streams that are down here and not yet there: they must not be placed
- * after those of the next one. */
-static int wait_fenced(struct client *c, struct err *e)
-{
-	uint64_t started = conn_now(c);
-	unsigned left = conn_unfenced(c), before = left;
-	int rc = 0;
-
-	while (rc == 0 && left) {
-		rc = client_turn(c, 100 * NS_PER_MS, e);
-		left = conn_unfenced(c);
-		if (left < before)
-			started = conn_now(c);
-		before = left;
-		if (rc == 0 && !c->lost_at && conn_now(c) - started > c->cfg.timeout_ns)
-			rc = err_set(e, -ETIMEDOUT, "streams to %s keep breaking: check the link", c->cfg.target);
-	}
-	return rc;
-}
-
-/* What a transfer's waiting looks at besides the session: ticks, and whether anything moves. */
-struct watch {
-	const struct client_tick *tick;
-	uint64_t next, last_bytes, moved_at;
-};
-
-static struct watch watch_begin(struct client *c, const struct client_tick *tick)
-{
-	uint64_t now = conn_now(c);
-
-	return (struct watch){ .tick = tick, .next = now + TICK_NS, .moved_at = now };
-}
-
-/* After a turn: what has moved by now. 1: the caller wants to stop. */
-static int watch_look(struct client *c, struct watch *w, uint64_t bytes, struct err *e)
-{
-	uint64_t now = conn_now(c);
-
-	if (bytes != w->last_bytes)
-		c->losses = 0;
-	if (bytes != w->last_bytes || c->lost_at) {
-		w->last_bytes = bytes;
-		w->moved_at = now;
-	}
-	if (now - w->moved_at > c->cfg.timeout_ns)
-		return err_set(e, -ETIMEDOUT,
-			       "nothing moved to or from %s for the whole time-out: check the link and the peer's "
-			       "disk and load, or raise --timeout",
-			       c->cfg.target);
-	if (now < w->next)
-		return 0;
-	w->next = now + TICK_NS;
-	return w->tick && w->tick->fn && w->tick->fn(w->tick->ctx, now, bytes);
-}
-
-static int run_tx(struct client *c, struct amst_tx *tx, const struct client_tick *tick, struct err *e)
-{
-	struct watch w = watch_begin(c, tick);
-	int rc = 0;
-
-	c->tx_done = c->tx_ended = false;
-	rc = amst_tx_start(c->amst, tx);
-	while (rc >= 0 && !c->tx_done) {
-		rc = client_turn(c, TICK_NS, e);
-		if (rc >= 0) {
-			uint64_t bytes = __atomic_load_n(&tx->acked_bytes, __ATOMIC_RELAXED);
-
-			pilot_turn(c, bytes);
-			rc = watch_look(c, &w, bytes, e);
-		}
-		if (rc > 0)
-			amst_tx_stop(c->amst, tx);
-	}
-	if (tick && tick->fn)
-		tick->fn(tick->ctx, conn_now(c), __atomic_load_n(&tx->acked_bytes, __ATOMIC_RELAXED));
-	return rc < 0 ? rc : 0;
-}
-
-/* Workers must let go of the transfer before its memory may be freed, also when the session is lost. */
-static void let_go(struct client *c, struct amst_tx *tx)
-{
-	struct amst_event ev;
-
-	while (!c->tx_ended) {
-		amst_tx_end(c->amst, tx);
-		if (c->cfg.manual)
-			amst_step(c->amst);
-		if (c->cfg.manual && c->cfg.drive)
-			c->cfg.drive(c->cfg.drive_ctx);
-		while (amst_poll(c->amst, &ev))
-			conn_amst_event(c, &ev);
-		if (!c->tx_ended && !c->cfg.manual)
-			c->cfg.ops->wait(c->ctl, 10 * NS_PER_MS);
-	}
-}
-
-static int end_tx(struct client *c, struct amst_tx *tx, struct msg_xfer_result *result, struct err *e)
-{
-	struct msg_xfer_end end;
-	int rc = amst_tx_end(c->amst, tx);
-
-	if (rc == 0)
-		rc = wait_flag(c, &c->tx_ended, e);
-	if (rc == 0) {
-		end.chunks = tx->acked; /* of a transfer that failed it rises until now */
-		rc = client_call_msg(c, MSG_XFER_END, &wire_xfer_end, &end, &wire_xfer_result, result, e);
-	}
-	if (rc < 0)
-		return rc;
-	if (!tx->status && (!result->whole || result->placed < tx->acked))
-		return err_set(e, -EBADMSG,
-			       "%s did not get everything (%llu of %llu chunks): please report this as a bug",
-			       c->cfg.target, (unsigned long long)result->placed, (unsigned long long)tx->acked);
-	return 0;
-}
-
-static int begin_tx(struct client *c, const struct amst_tx *tx, enum xfer_kind kind, struct err *e)
-{
-	struct msg_xfer_begin begin = {
-		.kind = (uint8_t)kind,
-		.sum = (uint8_t)tx->sum,
-		.chunks = tx->pass_chunks,
-		.chunk = tx->chunk,
-	};
-	uint8_t fields[64 + FILTER_NAME];
-	struct wcur w = wcur_init(fields, sizeof fields);
-	struct rcur in;
-
-	if (tx->stage && tx->stage->ops->filter)
-		snprintf(begin.filter, sizeof begin.filter, "%s", tx->stage->ops->filter);
-	put_u32(&w, tx->id);
-	wire_put(&w, &wire_xfer_begin, &begin);
-	return client_call(c, MSG_XFER_BEGIN, fields, (uint32_t)(w.p - fields), &in, e);
-}
-
-static int status_text(const struct client *c, int status, struct err *e)
-{
-	if (status == -EBADMSG)
-		return err_set(e, status,
-			       "chunks keep arriving damaged at %s: check memory and network hardware of both hosts",
-			       c->cfg.target);
-	return err_set(e, status, "the transfer to %s stopped: %s", c->cfg.target, strerror(-status));
-}
-
-int client_transfer(struct client *c, struct amst_tx *tx, enum xfer_kind kind, const struct client_tick *tick,
-		    struct msg_xfer_result *result, struct err *e)
-{
-	struct msg_xfer_result r = { 0 };
-	int rc;
-
-	rc = wait_fenced(c, e);
-	if (rc < 0)
-		return rc;
-	tx->id = ++c->next_transfer;
-	rc = amst_tx_prepare(tx, c->cfg.streams, e);
-	if (rc < 0)
-		return rc;
-	rc = begin_tx(c, tx, kind, e);
-	if (rc == 0) {
-		pilot_begin(c, tx);
-		rc = run_tx(c, tx, tick, e);
-		pilot_end(c);
-		if (rc == 0)
-			rc = end_tx(c, tx, &r, e);
-		let_go(c, tx);
-	}
-	if (rc == 0 && tx->status)
-		rc = status_text(c, tx->status, e);
-	amst_tx_free(tx);
-	if (result)
-		*result = r;
-	return rc;
-}
-
-/* As let_go, for what is received. */
-static void rx_let_go(struct client *c, struct amst_rx *rx)
-{
-	bool asked = false;
-
-	while (!asked || !c->rx_ended) {
-		if (!asked)
-			asked = amst_rx_end(c->amst, rx) == 0;
-		conn_events(c);
-		if (c->cfg.manual && c->cfg.drive)
-			c->cfg.drive(c->cfg.drive_ctx);
-		else if (!c->rx_ended)
-			c->cfg.ops->wait(c->ctl, 10 * NS_PER_MS);
-	}
-}
-
-int client_pull(struct client *c, uint32_t from, uint32_t to, struct be_token to_token, uint64_t to_bytes,
-		uint64_t bytes, uint64_t passes, uint32_t chunk, const struct client_tick *tick,
-		struct msg_pull_result *result, struct err *e)
-{
-	struct amst_rx rx = { .id = ++c->next_transfer, .sum = c->cfg.sum };
-	struct watch w = watch_begin(c, tick);
-	struct amst_counters base, now;
-	struct be_counters b;
-	struct msg_pull m = { .region = from,
-			      .to = to,
-			      .to_key = to_token.key,
-			      .to_bytes = to_bytes,
-			      .bytes = bytes,
-			      .passes = passes,
-			      .chunk = chunk,
-			      .sum = (uint8_t)c->cfg.sum };
-	uint8_t fields[128];
-	struct wcur out = wcur_init(fields, sizeof fields);
-	struct rcur in;
-	bool stop = false, done = false;
-	uint64_t whole, distinct;
-	int rc;
-
-	if (!chunk)
-		return err_set(e, -EINVAL, "a transfer needs a chunk size");
-	rc = wait_fenced(c, e);
-	if (rc == 0)
-		rc = amst_rx_prepare(&rx, div_up_u64(bytes, chunk), e);
-	if (rc < 0)
-		return rc;
-	whole = passes < UINT64_MAX / (rx.pass_chunks + 1) ? rx.pass_chunks * passes : UINT64_MAX;
-	amst_counters(c->amst, &base, &b);
-	c->rx_ready = c->rx_ended = false;
-	rc = amst_rx_start(c->amst, &rx);
-	if (rc == 0)
-		rc = wait_flag(c, &c->rx_ready, e);
-	put_u32(&out, rx.id);
-	wire_put(&out, &wire_pull, &m);
-	if (rc == 0)
-		rc = client_call(c, MSG_PULL, fields, (uint32_t)(out.p - fields), &in, e);
-	/* Bytes that arrive are the sign of life; the answer to PULL_WAIT says that everything was acknowledged. */
-	while (rc == 0 && !done) {
-		rc = client_turn(c, PULL_LOOK_NS, e);
-		amst_counters(c->amst, &now, &b);
-		if (rc >= 0)
-			rc = watch_look(c, &w, now.bytes_placed - base.bytes_placed, e);
-		stop |= rc > 0;
-		if (rc > 0)
-			rc = client_call(c, MSG_PULL_STOP, NULL, 0, &in, e);
-		done = stop || c->pull_failed == rx.id || now.chunks_placed - base.chunks_placed >= whole;
-	}
-	if (rc == -ETIMEDOUT && !c->lost_at) /* what stopped may be its own doing: it knows */
-		client_call(c, MSG_PULL_STOP, NULL, 0, &in, NULL);
-	if (rc == 0 || (rc == -ETIMEDOUT && !c->lost_at)) {
-		int told = client_call_msg(c, MSG_PULL_WAIT, NULL, NULL, &wire_pull_result, result, rc ? NULL : e);
-
-		if (rc == 0 || (told == 0 && result->status))
-			rc = told;
-	}
-	if (tick && tick->fn) {
-		amst_counters(c->amst, &now, &b);
-		tick->fn(tick->ctx, conn_now(c), now.bytes_placed - base.bytes_placed);
-	}
-	rx_let_go(c, &rx);
-	if (rc == 0 && (result->status > 0 || result->status < -WIRE_ERRNO_MAX))
-		rc = err_set(e, -EPROTO, "%s sent a result that this dwcp does not understand", c->cfg.target);
-	if (rc == 0 && result->status)
-		rc = err_set(e, result->status, "%s could not send its region: %s", c->cfg.target,
-			     strerror(-result->status));
-	distinct = bitmap_count(rx.map, rx.pass_chunks);
-	if (rc == 0 && (rx.placed < result->chunks || distinct < min_u64(result->chunks, rx.pass_chunks)))
-		rc = err_set(e, -EBADMSG, "%llu of %llu chunks from %s arrived whole: please report this as a bug",
-			     (unsigned long long)rx.placed, (unsigned long long)result->chunks, c->cfg.target);
-	amst_rx_free(&rx);
-	return rc;
 }

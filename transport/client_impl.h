@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Private to client.c and client_conn.c. */
+/* Private to client*.c. */
 #ifndef DWCP_TRANSPORT_CLIENT_IMPL_H
 #define DWCP_TRANSPORT_CLIENT_IMPL_H
 
@@ -98,6 +98,12 @@ struct client {
 	uint32_t pull_failed; /* the transfer of which the peer said so */
 };
 
+/* client_call.c. A request in two steps, so that something else happens meanwhile. */
+int client_call_post(struct client *c, uint16_t type, const void *fields, uint32_t len, struct err *e);
+int client_call_wait(struct client *c, uint16_t type, struct rcur *reply, struct err *e);
+int client_short_answer(const struct client *c, struct err *e);
+int client_wait_flag(struct client *c, const bool *flag, struct err *e);
+
 /* client_conn.c */
 int conn_open(struct client *c, struct err *e);
 int conn_check(struct client *c, struct err *e);
@@ -112,6 +118,11 @@ bool conn_interrupted(const struct client *c);
 /* No stream went down that the peer might still take old chunks from. */
 unsigned conn_unfenced(const struct client *c);
 uint64_t conn_now(const struct client *c);
+
+/* client_text.c: fill *e and return its code. */
+int refused_text(const struct client *c, const uint8_t *reply, uint32_t len, struct err *e);
+int connect_text(const struct client *c, int err, struct err *e);
+int stream_text(const struct client *c, struct err *e);
 
 /* client_pilot.c. The session is agreed and no stream is up yet. */
 void pilot_first(struct client *c);
