@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Private to amst.c, worker.c, amst_tx.c and amst_rx.c. */
+/* Private to amst*.c and worker.c. */
 #ifndef DWCP_TRANSPORT_AMST_IMPL_H
 #define DWCP_TRANSPORT_AMST_IMPL_H
 
@@ -181,6 +181,12 @@ struct amst {
 	bool tell_done; /* amst_tx_stop found the transfer complete itself */
 	uint32_t tell_id;
 };
+
+/* Chunks of a stream that are not acknowledged. */
+static inline uint32_t load_of(const struct wstream *s)
+{
+	return s->tail - s->head;
+}
 
 /* Cookie of an operation, 64 bits: kind 4, stream 12, bytes 32, encode buffer 16. */
 enum cookie_kind { COOKIE_PUT, COOKIE_CHUNK, COOKIE_COMMIT, COOKIE_ACK };
