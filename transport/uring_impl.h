@@ -36,8 +36,8 @@
 #define U_BUNDLE_BYTES (1u << 20)
 #define U_ZC_RECORDS 16
 #define U_ZC_FAR (2 * NS_PER_MS) /* round trip above which zero-copy is not chosen */
-#define U_ZC_COPIED_LIMIT 4 /* copied notifications in a row that end zero-copy */
-#define U_ARENA 4096        /* power of two, more than one header and head */
+#define U_ZC_COPIED_LIMIT 4      /* copied notifications in a row that end zero-copy */
+#define U_ARENA 4096             /* power of two, more than one header and head */
 #define U_SOURCES 64
 #define U_SOURCE_SLICE (1ull << 30) /* the kernel's limit of one registered buffer */
 #define U_SPARE_REQUESTS 64         /* places for connections that take over from dropped ones */
