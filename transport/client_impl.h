@@ -123,6 +123,8 @@ uint64_t conn_now(const struct client *c);
 int refused_text(const struct client *c, const uint8_t *reply, uint32_t len, struct err *e);
 int connect_text(const struct client *c, int err, struct err *e);
 int stream_text(const struct client *c, struct err *e);
+/* "" or what to do, to follow the text of an error. */
+const char *memory_remedy(int err);
 
 /* client_pilot.c. The session is agreed and no stream is up yet. */
 void pilot_first(struct client *c);
