@@ -101,6 +101,38 @@ broken_pipe() {
 }
 result reader_that_went_away broken_pipe
 
+# A machine under load: the receiver's output is not there yet when the demo looks for it first.
+demo_waits() {
+	local rc=0
+	mkdir -p "$tmp/demo/gcc"
+	cat >"$tmp/demo/gcc/dwcp" <<'END'
+#!/usr/bin/env bash
+[[ $1 == serve ]] || exit 9
+echo listening on 127.0.0.1:9
+exec sleep 20
+END
+	chmod +x "$tmp/demo/gcc/dwcp"
+	cat >"$tmp/demo/late" <<'END'
+set -T
+late() {
+	[[ $BASH_COMMAND == *serve.out* && $BASH_COMMAND != *--listen* && $BASH_SUBSHELL == 0 ]] || return 0
+	until [[ -e $dir/serve.out || -e $dir/late ]]; do command sleep 0.1; done
+	if [[ ! -e $dir/seen ]]; then
+		mv "$dir/serve.out" "$dir/late" && : >"$dir/seen"
+	elif [[ -e $dir/late ]]; then
+		mv "$dir/late" "$dir/serve.out"
+	fi
+}
+trap late DEBUG
+END
+	BASH_ENV=$tmp/demo/late B=$tmp/demo/gcc timeout 60 bench/demo.sh >"$tmp/out" 2>"$tmp/err" || rc=$?
+	[[ $rc == 1 ]] && grep -q 'sending dwcp failed' "$tmp/err" || {
+		cat "$tmp/err"
+		return 1
+	}
+}
+result demo_waits_for_its_receiver demo_waits
+
 options_up_to_date() {
 	"$dwcp" --dump-options-md >"$tmp/OPTIONS.md" && diff -u docs/OPTIONS.md "$tmp/OPTIONS.md" ||
 		{
