@@ -60,6 +60,22 @@ expect config_unknown_section 2 '' 'bad.yaml.*nonsense' backends --config "$tmp/
 printf 'log:\n  log-level: debug\n' >"$tmp/good.yaml"
 expect config 0 '^mem ' '' backends --config "$tmp/good.yaml"
 
+# A section that no command reads is a mistake, and what is skipped belongs to another command.
+for section in amst mem bench store predict simulate nonsense; do
+	grep -q "^## \`$section\`" docs/OPTIONS.md && continue
+	printf '%s:\n  streamz: 4\n' "$section" >"$tmp/bad.yaml"
+	expect "config_section_$section" 2 '' "bad.yaml:1: there is no section or option \"$section\"" \
+		benchmark amst --config "$tmp/bad.yaml"
+done
+while read -r section; do
+	printf '%s:\n' "$section" >"$tmp/good.yaml"
+	expect "config_section_$section" 0 '^mem ' '' backends --config "$tmp/good.yaml"
+done < <(sed -n 's/^## `\([a-z]*\)`.*/\1/p' docs/OPTIONS.md | sort -u)
+printf '%s\n' '- streams' >"$tmp/bad.yaml"
+expect config_hint_is_a_section 2 '' 'write e.g. "send:"' send --config "$tmp/bad.yaml" a b
+printf 'foo:\n  a: 1\n' >"$tmp/bad.yaml"
+expect config_foo_is_not_log 2 '' 'the sections here are .*transfer' send --config "$tmp/bad.yaml" a b
+
 for src in cli/cmd_*.c; do
 	name=$(basename "$src" .c)
 	name=${name#cmd_}
