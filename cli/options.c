@@ -79,6 +79,18 @@ int cmd_fail(const char *name, const struct err *e)
 	return CMD_FAILED;
 }
 
+int cmd_flush(void)
+{
+	static int first;
+
+	/* A stream that has failed forgets what it held, and why. */
+	if (fflush(stdout) && !first)
+		first = -errno;
+	else if (ferror(stdout) && !first)
+		first = -EIO;
+	return first;
+}
+
 static void on_signal(int sig)
 {
 	if (cmd_signal)
