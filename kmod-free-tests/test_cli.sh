@@ -52,6 +52,18 @@ expect unknown_far 2 '' 'dwcp --help' zzzzzzzz
 expect unknown_flag 2 '' 'did you mean --json' backends --jsn
 expect bad_value 2 '' 'log-level' backends --log-level=loud
 expect extra_operand 2 '' "'extra' is one operand too many" backends extra
+expect help_takes_no_value 2 '' '--help takes no value' backends --help=3
+expect empty_text 2 '' '--json has an empty value' backends --json=
+expect empty_text_option 2 '' '--peer has an empty value: write --peer=HOST' benchmark amst --peer=
+expect empty_text_word 2 '' '--congestion has an empty value' benchmark amst --congestion ''
+expect json_folder 1 '' 'directory; name a file in it' backends --json="$tmp"
+expect megabit_is_no_size 2 '' 'write a size' benchmark amst --data-size=10Mb
+expect interval_says_its_least 0 '100 ms at least' '' benchmark amst --help
+expect compress_cpu_range 2 '' 'compress-cpu: 2 is out of range' benchmark amst --compress-cpu=2
+expect compress_cpu_none 2 '' 'compress-cpu: 0 leaves' benchmark amst --compress=auto --compress-cpu=0
+expect port_alone 2 '' 'looks like a port; write ADDRESS:21009' serve --listen 21009
+expect no_content 1 '' 'content: cannot read "/nonexistent": No such file' \
+	benchmark amst --data-size=64KB --content=/nonexistent
 expect no_config 2 '' '/nowhere.yaml' backends --config /nowhere.yaml
 expect table 0 '^mem +yes ' '' backends
 
@@ -102,6 +114,32 @@ if [[ -w /dev/full ]]; then
 	result output_lost_is_failure full_disk
 else
 	echo "SKIP output_lost_is_failure: there is no /dev/full"
+fi
+
+# The cause is told, not that of the last attempt; what stands on a closed number is never written to.
+cause_of_lost_output() {
+	local rc=0
+	"$dwcp" benchmark amst --data-size=64KB --iterations=2 --streams=1 >/dev/full 2>"$tmp/err" || rc=$?
+	[[ $rc == 1 ]] && grep -q 'standard output: No space left' "$tmp/err" || return 1
+	rc=0
+	"$dwcp" backends --json >/dev/full 2>"$tmp/err" || rc=$?
+	[[ $rc == 1 ]] && grep -q 'No space left' "$tmp/err" && ! grep -q directory "$tmp/err" || return 1
+	rc=0
+	"$dwcp" benchmark amst --data-size=64KB --iterations=2 --streams=1 2>"$tmp/err" >&- || rc=$?
+	[[ $rc == 1 ]] && grep -q 'standard output: Bad file descriptor' "$tmp/err"
+}
+# Who waits for the line would wait for ever.
+serve_cannot_say() {
+	local rc=0
+	timeout 20 "$dwcp" serve --listen=127.0.0.1:0 --stats-socket=none >/dev/full 2>"$tmp/err" || rc=$?
+	[[ $rc == 1 ]] && grep -q 'listening on 127.*No space left' "$tmp/err" || return 1
+	rc=0
+	timeout 20 "$dwcp" serve --listen=127.0.0.1:0 --stats-socket=none 2>"$tmp/err" >&- || rc=$?
+	[[ $rc == 1 ]] && grep -q 'listening on 127.*Bad file descriptor' "$tmp/err"
+}
+if [[ -w /dev/full ]]; then
+	result cause_of_lost_output cause_of_lost_output
+	result serve_that_cannot_say_where serve_cannot_say
 fi
 
 broken_pipe() {
