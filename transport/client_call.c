@@ -17,6 +17,7 @@ static uint64_t answer_time(const struct client *c, uint16_t type)
 	case MSG_PULL_WAIT:
 	case MSG_FILES_OPEN:
 	case MSG_FILE_HASH:
+	case MSG_FILES_WRITE:
 	case MSG_FILES_CLOSE:
 		return 10 * c->cfg.timeout_ns;
 	default:
@@ -60,6 +61,7 @@ static const char *asked(uint16_t type)
 		{ MSG_INFO, "give its counters" },
 		{ MSG_FILES_OPEN, "open files" },
 		{ MSG_FILE_HASH, "compare a file with what it has of it" },
+		{ MSG_FILES_WRITE, "get files ready to be written to" },
 		{ MSG_FILES_CLOSE, "write files out and give them their names" },
 	};
 

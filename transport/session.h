@@ -185,6 +185,7 @@ void session_close_filters(struct session *s); /* no worker decodes any more */
 /* session_files.c */
 void session_files_open(struct session *s);
 void session_file_hash(struct session *s);
+void session_files_write(struct session *s);
 void session_files_close(struct session *s);
 void session_files_turn(struct session *s);
 void session_drop_files(struct session *s);

@@ -341,6 +341,9 @@ void session_request(struct session *s)
 	case MSG_FILE_HASH:
 		session_file_hash(s);
 		break;
+	case MSG_FILES_WRITE:
+		session_files_write(s);
+		break;
 	case MSG_FILES_CLOSE:
 		session_files_close(s);
 		break;
