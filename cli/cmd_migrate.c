@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "cli/cmd.h"
+#include "cli/guest_options.h"
 #include "cli/migrate.h"
 #include "migrate/pages.h"
 #include <errno.h>
@@ -73,7 +74,7 @@ static const struct opt rows[] = {
 	  .def = "auto",
 	  .max = ROOM(tracker),
 	  .auto_ok = true,
-	  .unit = "kvm|uffd|sigsegv",
+	  .unit = TRACKER_NAMES,
 	  .help = "how writes are noticed; auto: the first that this machine has" },
 	{ .name = "downtime-limit",
 	  .type = OPT_TIME,
@@ -372,27 +373,6 @@ static int run(struct migrate_cmd *m, const char *json)
 
 /* ---- options ----------------------------------------------------------------------------------- */
 
-/* A group for the options of each kind of guest. Returns how many, or -ENOMEM. */
-static int kind_groups(struct opt_group *groups, void **bases)
-{
-	int n = 0;
-
-	for (size_t i = 0; guest_kinds[i]; i++) {
-		const struct guest_ops *k = guest_kinds[i];
-
-		if (!k->n_opts)
-			continue;
-		bases[i] = calloc(1, k->opts_size);
-		if (!bases[i])
-			return -ENOMEM;
-		groups[n] = (struct opt_group){
-			.name = k->name, .help = k->help, .rows = k->opts, .n = k->n_opts, .base = bases[i]
-		};
-		n++;
-	}
-	return n;
-}
-
 static int run_options(struct migrate_cmd *m, void **bases, const char *json)
 {
 	struct err e = { 0 };
@@ -406,9 +386,7 @@ static int run_options(struct migrate_cmd *m, void **bases, const char *json)
 		cmd_fail(usage.name, &e);
 		return rc == -EINVAL ? CMD_USAGE : CMD_FAILED;
 	}
-	for (size_t i = 0; guest_kinds[i]; i++)
-		if (guest_kinds[i] == m->kind)
-			m->kind_opts = bases[i];
+	m->kind_opts = guest_options_of(m->kind, bases);
 	m->text = strcmp(json, "-") != 0;
 	m->live = !*json && isatty(STDERR_FILENO);
 	return run(m, json);
@@ -426,7 +404,7 @@ int cmd_migrate(int argc, char **argv)
 		cmd_output_group(&output),
 	};
 	void *bases[CMD_GROUPS_MAX] = { 0 };
-	int n, status = CMD_FAILED, kinds = kind_groups(groups + 5, bases);
+	int n, status = CMD_FAILED, kinds = guest_option_groups(groups + 5, bases);
 
 	if (kinds >= 0)
 		status = cmd_options(&usage, groups, 5 + (size_t)kinds, 0, 0, argc, argv, &n);

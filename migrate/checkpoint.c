@@ -47,7 +47,7 @@ struct taking {
 	uint64_t n_list;
 	size_t state_len;
 	bool paused;
-	uint64_t paused_at;
+	uint64_t paused_at, paused_cpu;
 };
 
 static uint64_t now_ns(void)
@@ -137,6 +137,7 @@ static int run_again(struct taking *t, struct err *e)
 	t->paused = false;
 	rc = g->ops->run(g, e);
 	t->r->pause_ns = now_ns() - t->paused_at;
+	t->r->pause_cpu_ns = clock_now(&clock_thread) - t->paused_cpu;
 	return rc;
 }
 
@@ -171,6 +172,7 @@ static int stand_still(struct taking *t, uint64_t *aside, struct err *e)
 	int rc;
 
 	t->paused = true;
+	t->paused_cpu = clock_now(&clock_thread);
 	rc = g->ops->pause(g, e);
 	parts->stop_ns = spent(&at);
 	if (rc < 0)

@@ -55,7 +55,8 @@ struct checkpoint_result {
 	uint64_t live_pages;   /* written while the guest ran, before the pause; some of them again after it */
 	uint64_t paused_pages; /* copied aside, or written, within the pause */
 	uint64_t zero_pages, bytes;
-	uint64_t pause_ns; /* from the request to pause to the guest running again */
+	uint64_t pause_ns;     /* from the request to pause to the guest running again… */
+	uint64_t pause_cpu_ns; /* …of which the calling thread computed: the rest others took, or the guest to stop */
 	struct checkpoint_pause parts;
 	uint64_t write_ns, sync_ns, total_ns; /* the guest running; total has the pause */
 	uint64_t writes;                      /* the guest's count when it stood still */

@@ -187,7 +187,7 @@ int checkpoint_restore(struct checkpoint_image *im, struct guest **out, struct e
 {
 	const struct guest_ops *kind = guest_find(im->head.kind);
 	struct rcur in = rcur_init(im->state, im->state_len);
-	struct guest *g;
+	struct guest *g = NULL;
 	int rc;
 
 	if (!kind)
@@ -196,8 +196,9 @@ int checkpoint_restore(struct checkpoint_image *im, struct guest **out, struct e
 			"the checkpoint is of a kind of guest that this dwcp does not know: use the release that "
 			"took it");
 	rc = kind->probe(e);
-	if (rc == 0)
-		rc = kind->open(&g, im->mem.addr, im->mem.len, NULL, e);
+	if (rc < 0)
+		return rc;
+	rc = kind->open(&g, im->mem.addr, im->mem.len, NULL, e);
 	if (rc < 0)
 		return rc;
 	rc = kind->load(g, &in, e);
