@@ -174,7 +174,7 @@ static const char *path_of(uint32_t number)
 static uint8_t *slurp(uint32_t number, size_t *n)
 {
 	int fd = open(path_of(number), O_RDONLY);
-	struct stat st;
+	struct stat st = { 0 };
 	uint8_t *p;
 
 	assert_true(fd >= 0 && fstat(fd, &st) == 0);

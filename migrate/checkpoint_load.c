@@ -163,7 +163,7 @@ static int load(const struct ckpt_dir *d, uint32_t number, struct checkpoint_ima
 
 int checkpoint_load(const char *dir, uint32_t number, struct checkpoint_image *out, struct err *e)
 {
-	struct ckpt_dir d;
+	struct ckpt_dir d = { .fd = -1 };
 	int rc;
 
 	memset(out, 0, sizeof *out);
@@ -250,7 +250,7 @@ int checkpoint_list(const char *dir, struct checkpoint_info **out, size_t *n, st
 {
 	struct checkpoint_info *all = NULL;
 	uint32_t *numbers = NULL;
-	struct ckpt_dir d;
+	struct ckpt_dir d = { .fd = -1 };
 	int rc = ckpt_dir_open(&d, dir, e);
 
 	if (rc == 0)
@@ -340,7 +340,7 @@ int checkpoint_merge(const char *dir, uint32_t number, const struct hde_opts *hd
 		     struct err *e)
 {
 	struct checkpoint_head *chain = NULL;
-	struct ckpt_dir d;
+	struct ckpt_dir d = { .fd = -1 };
 	size_t n = 0;
 	int rc = ckpt_dir_open(&d, dir, e);
 
