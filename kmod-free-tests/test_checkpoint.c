@@ -351,8 +351,9 @@ static void torn_at_every_byte(void **state)
 	begin(SMALL, true, 1, HDE_INTERNET, 2 * SMALL);
 	take(false, 20);
 	take(false, 5);
-	take(false, 2);
+	take(false, 1);
 	file = slurp(3, &n);
+	assert_true(n < 2 * GUEST_PAGE); /* each place is a chain to load */
 	for (size_t at = 0; at < n; at += step()) {
 		spit(3, file, at);
 		refused(3, -EBADMSG, "newest before it that is whole is number 2");
@@ -379,7 +380,7 @@ static void damaged_at_every_byte(void **state)
 	(void)state;
 	begin(SMALL, true, 1, HDE_INTERNET, 2 * SMALL);
 	take(false, 20);
-	take(false, 2);
+	take(false, 1);
 	file = slurp(2, &n);
 	for (size_t at = 0; at < n; at += step()) {
 		struct checkpoint_image im;
