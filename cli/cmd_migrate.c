@@ -5,6 +5,7 @@
 #include "cli/cmd.h"
 #include "cli/guest_options.h"
 #include "cli/migrate.h"
+#include "cli/plot.h"
 #include "migrate/pages.h"
 #include <errno.h>
 #include <poll.h>
@@ -142,6 +143,18 @@ static const struct opt rows[] = {
 	  .def = "500ms",
 	  .max = 3600 * NS_PER_S,
 	  .help = "let it run for so long at the destination, then let it check itself; 0: no check" },
+	{ .name = "timeline",
+	  .type = OPT_BOOL,
+	  .offset = FIELD(timeline),
+	  .def = "no",
+	  .help = "show when each round and the blackout were" },
+	{ .name = "plot",
+	  .type = OPT_STR,
+	  .offset = FIELD(plot),
+	  .def = "",
+	  .max = ROOM(plot),
+	  .unit = "FILE.png|FILE.svg",
+	  .help = "draw that there, with gnuplot" },
 };
 
 static uint64_t now(void)
@@ -177,7 +190,9 @@ static int plan(struct migrate_cmd *m, struct err *e)
 		return err_set(e, -EINVAL, "--memory must be a multiple of 4 KB");
 	if (!o->name[0])
 		snprintf(o->name, sizeof(o->name), "%s-%d", m->kind->name, getpid());
-	rc = m->kind->probe(e);
+	rc = plot_check(o->plot, e);
+	if (rc == 0)
+		rc = m->kind->probe(e);
 	if (rc == 0)
 		rc = tracker_choose(o->tracker, m->kind, &m->tracker, e);
 	return rc < 0 ? rc : plan_transfer(m, e);
@@ -339,6 +354,10 @@ static int report(const struct migrate_cmd *m, int rc, bool moved, const char *j
 		return status;
 	if (m->text)
 		migrate_print(m);
+	if (m->text && m->opts.timeline)
+		migrate_print_timeline(m);
+	if (*m->opts.plot && migrate_plot(m, m->opts.plot, &e) < 0)
+		status = cmd_fail(usage.name, &e);
 	if (*json && migrate_print_json(m, json, &e) < 0)
 		status = cmd_fail(usage.name, &e);
 	return status;

@@ -59,6 +59,19 @@ for args in "--policy=stopcopy --verify=full" "--tracker=sigsegv" "--pattern=zip
 	fi
 done
 
+t="a timeline, as text and as a picture"
+if "${move[@]}" --timeline --plot="$TEST_TMP/p.gif" >"$TEST_TMP/p.out" 2>"$TEST_TMP/p.err" || ! grep -q 'png or .svg' "$TEST_TMP/p.err"; then
+	bad "$t" "takes a name that is no picture's"
+elif command -v gnuplot >/dev/null; then
+	"${move[@]}" --timeline --plot="$TEST_TMP/p.svg" --json="$TEST_TMP/p.json" >"$TEST_TMP/p.out" 2>"$TEST_TMP/p.err" &&
+		grep -q '^<svg\|<svg ' "$TEST_TMP/p.svg" && grep -q 'the guest stands still' "$TEST_TMP/p.svg" &&
+		grep -q '^  round 1 *|' "$TEST_TMP/p.out" && grep -q '^  stands still *| *X' "$TEST_TMP/p.out" &&
+		field "$TEST_TMP/p.json" '[.rounds[].at_seconds] | . == sort and .[0] > 0' | grep -q true && ok "$t" || bad "$t" "$(cat "$TEST_TMP/p.err")"
+else
+	"${move[@]}" --timeline --plot="$TEST_TMP/p.svg" >"$TEST_TMP/p.out" 2>"$TEST_TMP/p.err"
+	grep -q 'gnuplot-nox' "$TEST_TMP/p.err" && grep -q '^  round 1 *|' "$TEST_TMP/p.out" && ok "$t" || bad "$t" "$(cat "$TEST_TMP/p.err")"
+fi
+
 t="a virtual machine"
 if [[ ! -r /dev/kvm || ! -w /dev/kvm ]]; then
 	echo "SKIP $t: no /dev/kvm"
