@@ -86,7 +86,7 @@ static void script(const void *ctx, FILE *f)
 	fprintf(f,
 		"set title \"%s of %.2f GB, %s: %s, downtime %.2f ms\"\n"
 		"set xlabel 'seconds'\nset ylabel 'MB/s'\nset xrange [0:%.6f]\nset yrange [0:%.3f]\nset grid\n"
-		"set key top right\nset style fill solid 0.5 border -1\n"
+		"set key below\nset style fill solid 0.5 border -1\n"
 		"plot '-' using 1:2:3:4:5:6 with boxxyerror lc rgb '#4477aa' title 'rounds: on the wire'",
 		m->kind->name, (double)m->opts.memory / 1e9, migrate_policies[m->opts.policy].name,
 		migrate_outcome_name(r->outcome), (double)r->downtime_ns / 1e6, (double)r->total_ns / 1e9,
