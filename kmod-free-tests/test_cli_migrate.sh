@@ -49,7 +49,9 @@ else
 fi
 
 for args in "--policy=stopcopy --verify=full" "--tracker=sigsegv" "--pattern=zipf --writers=3 --compute" \
-	"--auto-converge --dirty-limit=100Mbps" "--checksum=none --verify=none --chunk-size=4KB"; do
+	"--auto-converge --dirty-limit=100Mbps" "--checksum=none --verify=none --chunk-size=4KB" \
+	"--policy=postcopy --writers=4" "--policy=hybrid --downtime-limit=1ms --hybrid-rounds=1" \
+	"--policy=hybrid --downtime-limit=1ms --compress=datacenter"; do
 	# shellcheck disable=SC2086
 	if "${move[@]}" $args >"$TEST_TMP/b.out" 2>"$TEST_TMP/b.err" && grep -q "outcome *completed" "$TEST_TMP/b.out" &&
 		grep -q "guest's check *good" "$TEST_TMP/b.out"; then
@@ -60,22 +62,43 @@ for args in "--policy=stopcopy --verify=full" "--tracker=sigsegv" "--pattern=zip
 done
 
 t="a timeline, as text and as a picture"
-if "${move[@]}" --timeline --plot="$TEST_TMP/p.gif" >"$TEST_TMP/p.out" 2>"$TEST_TMP/p.err" || ! grep -q 'png or .svg' "$TEST_TMP/p.err"; then
+if "${move[@]}" --timeline --plot="$TEST_TMP/tl.gif" >"$TEST_TMP/tl.out" 2>"$TEST_TMP/tl.err" || ! grep -q 'png or .svg' "$TEST_TMP/tl.err"; then
 	bad "$t" "takes a name that is no picture's"
 elif command -v gnuplot >/dev/null; then
-	"${move[@]}" --timeline --plot="$TEST_TMP/p.svg" --json="$TEST_TMP/p.json" >"$TEST_TMP/p.out" 2>"$TEST_TMP/p.err" &&
-		grep -q '^<svg\|<svg ' "$TEST_TMP/p.svg" && grep -q 'the guest stands still' "$TEST_TMP/p.svg" &&
-		grep -q '^  round 1 *|' "$TEST_TMP/p.out" && grep -q '^  stands still *| *X' "$TEST_TMP/p.out" &&
-		field "$TEST_TMP/p.json" '[.rounds[].at_seconds] | . == sort and .[0] > 0' | grep -q true && ok "$t" || bad "$t" "$(cat "$TEST_TMP/p.err")"
+	"${move[@]}" --timeline --plot="$TEST_TMP/tl.svg" --json="$TEST_TMP/tl.json" >"$TEST_TMP/tl.out" 2>"$TEST_TMP/tl.err" &&
+		grep -q '^<svg\|<svg ' "$TEST_TMP/tl.svg" && grep -q 'the guest stands still' "$TEST_TMP/tl.svg" &&
+		grep -q '^  round 1 *|' "$TEST_TMP/tl.out" && grep -q '^  stands still *| *X' "$TEST_TMP/tl.out" &&
+		field "$TEST_TMP/tl.json" '[.rounds[].at_seconds] | . == sort and .[0] > 0' | grep -q true && ok "$t" || bad "$t" "$(cat "$TEST_TMP/tl.err")"
 else
-	"${move[@]}" --timeline --plot="$TEST_TMP/p.svg" >"$TEST_TMP/p.out" 2>"$TEST_TMP/p.err"
-	grep -q 'gnuplot-nox' "$TEST_TMP/p.err" && grep -q '^  round 1 *|' "$TEST_TMP/p.out" && ok "$t" || bad "$t" "$(cat "$TEST_TMP/p.err")"
+	"${move[@]}" --timeline --plot="$TEST_TMP/tl.svg" >"$TEST_TMP/tl.out" 2>"$TEST_TMP/tl.err"
+	grep -q 'gnuplot-nox' "$TEST_TMP/tl.err" && grep -q '^  round 1 *|' "$TEST_TMP/tl.out" && ok "$t" || bad "$t" "$(cat "$TEST_TMP/tl.err")"
+fi
+
+t="post-copy, JSON"
+if "${move[@]}" --policy=postcopy --json="$TEST_TMP/p.json" >"$TEST_TMP/p.out" 2>"$TEST_TMP/p.err" &&
+	[[ $(field "$TEST_TMP/p.json" '[.outcome, .verified, .self_check, .policy, .tracker] | join(" ")') == \
+		"completed true true postcopy " ]] &&
+	field "$TEST_TMP/p.json" '.postcopy | .pages == 4096 and .working_set_pages == 4096 and .faults >= .network_faults
+		and (.fault_latency_us | .p50 <= .p99 and .p99 <= .max)' | grep -q true; then
+	ok "$t"
+else
+	bad "$t" "$(cat "$TEST_TMP/p.err")"
 fi
 
 t="a virtual machine"
 if [[ ! -r /dev/kvm || ! -w /dev/kvm ]]; then
 	echo "SKIP $t: no /dev/kvm"
 elif "${move[@]}" --guest=kvm --vm-dirty-rate=100 >"$TEST_TMP/v.out" 2>"$TEST_TMP/v.err" &&
+	grep -q "guest's check *good" "$TEST_TMP/v.out"; then
+	ok "$t"
+else
+	bad "$t" "$(cat "$TEST_TMP/v.err")"
+fi
+
+t="a virtual machine, post-copy"
+if [[ ! -r /dev/kvm || ! -w /dev/kvm ]]; then
+	echo "SKIP $t: no /dev/kvm"
+elif "${move[@]}" --guest=kvm --vm-dirty-rate=100 --policy=postcopy >"$TEST_TMP/v.out" 2>"$TEST_TMP/v.err" &&
 	grep -q "guest's check *good" "$TEST_TMP/v.out"; then
 	ok "$t"
 else
