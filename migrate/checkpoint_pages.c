@@ -10,13 +10,17 @@
 
 /* ---- out of a file ----------------------------------------------------------------------------- */
 
-static int place(void *ctx, uint64_t page, const uint8_t *contents)
+static int place(void *ctx, uint64_t page, enum page_kind kind, const uint8_t *contents)
 {
 	struct ckpt_memory *m = ctx;
 	uint8_t *at = m->mem + page * GUEST_PAGE;
-	bool first = bitmap_set(m->have, page);
+	bool first;
 
-	if (contents)
+	/* No page of a checkpoint comes later. */
+	if (kind == PAGE_LATE)
+		return -EBADMSG;
+	first = bitmap_set(m->have, page);
+	if (kind == PAGE_RAW)
 		memcpy(at, contents, GUEST_PAGE);
 	else if (!first)
 		memset(at, 0, GUEST_PAGE);
