@@ -3,7 +3,7 @@
  * Checkpoints: what comes back is what the guest was, and it goes on from there; whatever happens while one is written, what
  * was whole stays whole; whatever happens to a file, it is refused and the one before it is named.
  *
- * check: timeout=300
+ * check: timeout=600
  */
 #include "migrate/checkpoint_file.h"
 
