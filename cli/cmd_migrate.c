@@ -3,7 +3,9 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "cli/cmd.h"
+#include "cli/guest_options.h"
 #include "cli/migrate.h"
+#include "cli/plot.h"
 #include "migrate/pages.h"
 #include <errno.h>
 #include <poll.h>
@@ -75,7 +77,7 @@ static const struct opt rows[] = {
 	  .def = "auto",
 	  .max = ROOM(tracker),
 	  .auto_ok = true,
-	  .unit = "kvm|uffd|sigsegv",
+	  .unit = TRACKER_NAMES,
 	  .help = "how writes are noticed; auto: the first that this machine has" },
 	{ .name = "downtime-limit",
 	  .type = OPT_TIME,
@@ -157,6 +159,18 @@ static const struct opt rows[] = {
 	  .def = "500ms",
 	  .max = 3600 * NS_PER_S,
 	  .help = "let it run for so long at the destination, then let it check itself; 0: no check" },
+	{ .name = "timeline",
+	  .type = OPT_BOOL,
+	  .offset = FIELD(timeline),
+	  .def = "no",
+	  .help = "show when each round and the blackout were" },
+	{ .name = "plot",
+	  .type = OPT_STR,
+	  .offset = FIELD(plot),
+	  .def = "",
+	  .max = ROOM(plot),
+	  .unit = "FILE.png|FILE.svg",
+	  .help = "draw that there, with gnuplot" },
 };
 
 static uint64_t now(void)
@@ -192,7 +206,9 @@ static int plan(struct migrate_cmd *m, struct err *e)
 		return err_set(e, -EINVAL, "--memory must be a multiple of 4 KB");
 	if (!o->name[0])
 		snprintf(o->name, sizeof(o->name), "%s-%d", m->kind->name, getpid());
-	rc = m->kind->probe(e);
+	rc = plot_check(o->plot, e);
+	if (rc == 0)
+		rc = m->kind->probe(e);
 	if (rc == 0)
 		rc = tracker_choose(o->tracker, m->kind, &m->tracker, e);
 	return rc < 0 ? rc : plan_transfer(m, e);
@@ -387,6 +403,10 @@ static int report(const struct migrate_cmd *m, int rc, bool moved, const char *j
 		return status;
 	if (m->text)
 		migrate_print(m);
+	if (m->text && m->opts.timeline)
+		migrate_print_timeline(m);
+	if (*m->opts.plot && migrate_plot(m, m->opts.plot, &e) < 0)
+		status = cmd_fail(usage.name, &e);
 	if (*json && migrate_print_json(m, json, &e) < 0)
 		status = cmd_fail(usage.name, &e);
 	return status;
@@ -421,27 +441,6 @@ static int run(struct migrate_cmd *m, const char *json)
 
 /* ---- options ----------------------------------------------------------------------------------- */
 
-/* A group for the options of each kind of guest. Returns how many, or -ENOMEM. */
-static int kind_groups(struct opt_group *groups, void **bases)
-{
-	int n = 0;
-
-	for (size_t i = 0; guest_kinds[i]; i++) {
-		const struct guest_ops *k = guest_kinds[i];
-
-		if (!k->n_opts)
-			continue;
-		bases[i] = calloc(1, k->opts_size);
-		if (!bases[i])
-			return -ENOMEM;
-		groups[n] = (struct opt_group){
-			.name = k->name, .help = k->help, .rows = k->opts, .n = k->n_opts, .base = bases[i]
-		};
-		n++;
-	}
-	return n;
-}
-
 static int run_options(struct migrate_cmd *m, void **bases, const char *json)
 {
 	struct err e = { 0 };
@@ -455,9 +454,7 @@ static int run_options(struct migrate_cmd *m, void **bases, const char *json)
 		cmd_fail(usage.name, &e);
 		return rc == -EINVAL ? CMD_USAGE : CMD_FAILED;
 	}
-	for (size_t i = 0; guest_kinds[i]; i++)
-		if (guest_kinds[i] == m->kind)
-			m->kind_opts = bases[i];
+	m->kind_opts = guest_options_of(m->kind, bases);
 	m->text = strcmp(json, "-") != 0;
 	m->live = !*json && isatty(STDERR_FILENO);
 	return run(m, json);
@@ -475,7 +472,7 @@ int cmd_migrate(int argc, char **argv)
 		cmd_output_group(&output),
 	};
 	void *bases[CMD_GROUPS_MAX] = { 0 };
-	int n, status = CMD_FAILED, kinds = kind_groups(groups + 5, bases);
+	int n, status = CMD_FAILED, kinds = guest_option_groups(groups + 5, bases);
 
 	if (kinds >= 0)
 		status = cmd_options(&usage, groups, 5 + (size_t)kinds, 0, 0, argc, argv, &n);

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "cli/cmd.h"
+#include "cli/plot.h"
 #include "cli/tune.h"
 #include <errno.h>
 #include <stdio.h>
@@ -169,13 +170,9 @@ static int report(const struct tune_run *r, int rc, const char *json, const stru
 
 static int check(const struct tune_opts *o, struct err *e)
 {
-	size_t len = strlen(o->plot);
-
 	if (!o->peer[0])
 		return err_set(e, -EINVAL, "--peer is missing: name a host on which `dwcp serve` runs");
-	if (len && (len < 5 || (strcmp(o->plot + len - 4, ".png") && strcmp(o->plot + len - 4, ".svg"))))
-		return err_set(e, -EINVAL, "--plot: the file's name must end in .png or .svg");
-	return 0;
+	return plot_check(o->plot, e);
 }
 
 int cmd_tune(int argc, char **argv)

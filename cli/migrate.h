@@ -21,6 +21,8 @@ struct migrate_opts {
 	bool force, auto_converge;
 	uint64_t dirty_limit; /* bits/s, as an option; 0: none */
 	uint64_t warm_up_ns, settle_ns;
+	bool timeline;
+	char plot[4096]; /* PNG or SVG; "": none */
 };
 
 struct migrate_cmd {
@@ -51,6 +53,9 @@ struct migrate_cmd {
 void migrate_print_head(const struct migrate_cmd *m);
 void migrate_print(const struct migrate_cmd *m);
 int migrate_print_json(const struct migrate_cmd *m, const char *path, struct err *e);
+/* When what happened: as text; as a picture, for which -ENOENT says that gnuplot is missing. */
+void migrate_print_timeline(const struct migrate_cmd *m);
+int migrate_plot(const struct migrate_cmd *m, const char *path, struct err *e);
 void migrate_progress_line(const struct migrate_progress *p);
 
 /* {id, name, kind, phase, memory_bytes, writes} */

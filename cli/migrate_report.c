@@ -165,10 +165,11 @@ static json_t *rounds_json(const struct migrate_result *r)
 		const struct migrate_round *x = &r->rounds[i];
 
 		json_array_append_new(list,
-				      json_pack("{s:I, s:I, s:I, s:f, s:f, s:f, s:b}", "pages", (json_int_t)x->pages,
-						"bytes_raw", (json_int_t)x->pages * GUEST_PAGE, "bytes_wire",
-						(json_int_t)x->bytes_wire, "seconds", (double)x->ns / 1e9,
-						"dirty_pages_per_s", x->dirty_pages_per_s, "bandwidth_mbytes_per_s",
+				      json_pack("{s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:b}", "pages",
+						(json_int_t)x->pages, "bytes_raw", (json_int_t)x->pages * GUEST_PAGE,
+						"bytes_wire", (json_int_t)x->bytes_wire, "seconds", (double)x->ns / 1e9,
+						"at_seconds", (double)x->at_ns / 1e9, "dirty_pages_per_s",
+						x->dirty_pages_per_s, "bandwidth_mbytes_per_s",
 						mbytes_per_s(x->bytes_wire, x->ns), "paused", x->paused));
 	}
 	return list;

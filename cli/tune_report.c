@@ -3,17 +3,14 @@
 #include "base/json.h"
 #include "base/util.h"
 #include "cli/cmd.h"
+#include "cli/plot.h"
 #include "cli/tune.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <math.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
 #define BAR 40
 
@@ -193,15 +190,15 @@ int tune_write_yaml(const struct tune_run *r, const char *path, struct err *e)
 	return close_file(f, path, e);
 }
 
-static void plot_script(const struct tune_run *r, FILE *f, const char *path, bool svg)
+static void plot_script(const void *ctx, FILE *f)
 {
+	const struct tune_run *r = ctx;
 	const struct tune_tried *list[TUNE_TRIED_MAX] = { NULL };
 	unsigned n = sorted(r, list);
 
-	fprintf(f,
-		"set terminal %s size 800,500\nset output '%s'\nset logscale x 2\nset xlabel 'streams'\n"
-		"set ylabel 'Mb/s'\nset yrange [0:*]\nset key bottom right\nset grid\nplot ",
-		svg ? "svg" : "pngcairo", path);
+	fputs("set logscale x 2\nset xlabel 'streams'\nset ylabel 'Mb/s'\nset yrange [0:*]\nset key bottom right\n"
+	      "set grid\nplot ",
+	      f);
 	for (unsigned i = 0; i < r->n_cc; i++)
 		fprintf(f, "%s'-' using 1:2:3 with yerrorlines title '%s'", i ? ", " : "", r->cc[i]);
 	fputc('\n', f);
@@ -216,31 +213,5 @@ static void plot_script(const struct tune_run *r, FILE *f, const char *path, boo
 
 int tune_plot(const struct tune_run *r, const char *path, struct err *e)
 {
-	size_t len = strlen(path);
-	bool svg = len > 4 && !strcmp(path + len - 4, ".svg");
-	char script[] = "/tmp/dwcp-tune.XXXXXX";
-	char *argv[] = { "gnuplot", script, NULL };
-	int fd, rc, status = 0;
-	pid_t pid;
-	FILE *f;
-
-	if (strpbrk(path, "'\n\\"))
-		return err_set(e, -EINVAL,
-			       "--plot: a quote, backslash or line break in a file's name is not for gnuplot");
-	fd = mkostemp(script, O_CLOEXEC);
-	f = fd < 0 ? NULL : fdopen(fd, "w");
-	if (!f) {
-		rc = -errno;
-		if (fd >= 0)
-			close(fd);
-		return err_set(e, rc, "cannot write %s: %s", script, strerror(-rc));
-	}
-	plot_script(r, f, path, svg);
-	rc = close_file(f, script, e);
-	if (rc == 0 && (rc = -posix_spawnp(&pid, argv[0], NULL, NULL, argv, environ)) < 0)
-		err_set(e, rc, "--plot: cannot run gnuplot: %s; install it (Debian: gnuplot-nox)", strerror(-rc));
-	if (rc == 0 && (waitpid(pid, &status, 0) < 0 || status))
-		rc = err_set(e, -EIO, "--plot: gnuplot could not draw %s", path);
-	unlink(script);
-	return rc;
+	return plot_draw(path, 800, 500, plot_script, r, e);
 }

@@ -61,6 +61,19 @@ for args in "--policy=stopcopy --verify=full" "--tracker=sigsegv" "--pattern=zip
 	fi
 done
 
+t="a timeline, as text and as a picture"
+if "${move[@]}" --timeline --plot="$TEST_TMP/tl.gif" >"$TEST_TMP/tl.out" 2>"$TEST_TMP/tl.err" || ! grep -q 'png or .svg' "$TEST_TMP/tl.err"; then
+	bad "$t" "takes a name that is no picture's"
+elif command -v gnuplot >/dev/null; then
+	"${move[@]}" --timeline --plot="$TEST_TMP/tl.svg" --json="$TEST_TMP/tl.json" >"$TEST_TMP/tl.out" 2>"$TEST_TMP/tl.err" &&
+		grep -q '^<svg\|<svg ' "$TEST_TMP/tl.svg" && grep -q 'the guest stands still' "$TEST_TMP/tl.svg" &&
+		grep -q '^  round 1 *|' "$TEST_TMP/tl.out" && grep -q '^  stands still *| *X' "$TEST_TMP/tl.out" &&
+		field "$TEST_TMP/tl.json" '[.rounds[].at_seconds] | . == sort and .[0] > 0' | grep -q true && ok "$t" || bad "$t" "$(cat "$TEST_TMP/tl.err")"
+else
+	"${move[@]}" --timeline --plot="$TEST_TMP/tl.svg" >"$TEST_TMP/tl.out" 2>"$TEST_TMP/tl.err"
+	grep -q 'gnuplot-nox' "$TEST_TMP/tl.err" && grep -q '^  round 1 *|' "$TEST_TMP/tl.out" && ok "$t" || bad "$t" "$(cat "$TEST_TMP/tl.err")"
+fi
+
 t="post-copy, JSON"
 if "${move[@]}" --policy=postcopy --json="$TEST_TMP/p.json" >"$TEST_TMP/p.out" 2>"$TEST_TMP/p.err" &&
 	[[ $(field "$TEST_TMP/p.json" '[.outcome, .verified, .self_check, .policy, .tracker] | join(" ")') == \

@@ -45,6 +45,7 @@ struct tracker {
 };
 
 extern const struct tracker_ops *const trackers[]; /* in order of preference; NULL-terminated */
+#define TRACKER_NAMES "kvm|uffd|sigsegv"           /* for options */
 const struct tracker_ops *tracker_find(const char *name);
 
 /* The named one, or with "" the first that this machine and this kind of guest can have. */

@@ -167,6 +167,7 @@ static void remember(struct migration *m, const struct round_sample *s)
 		.pages = s->pages,
 		.bytes_wire = s->bytes_wire,
 		.ns = s->ns,
+		.at_ns = now_of(m) - s->ns - m->plan.began_ns,
 		.dirty_pages_per_s = s->over_ns ? (double)s->dirtied * 1e9 / (double)s->over_ns : 0,
 		.paused = m->paused,
 	};

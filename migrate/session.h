@@ -96,6 +96,7 @@ struct migrate_config {
 
 struct migrate_round {
 	uint64_t pages, bytes_wire, ns;
+	uint64_t at_ns;           /* its beginning, since that of the migration */
 	double dirty_pages_per_s; /* since the round before */
 	bool paused;
 };
