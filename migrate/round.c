@@ -7,7 +7,9 @@
 #define WEIGHT 0.5               /* of the newest sample */
 #define LONG_NS (20 * NS_PER_MS) /* a shorter round says more about its fixed part than about bandwidth */
 #define POLISH_MOST 4            /* rounds that only make a blackout shorter which would fit already */
-#define FIRST_BANDWIDTH 100e6    /* before anything was measured */
+#define PAUSE_GUESS (1 * NS_PER_MS)
+#define CALLS_IN_BLACKOUT 2   /* READY and START, besides the round's own */
+#define FIRST_BANDWIDTH 100e6 /* before anything was measured */
 
 void round_begin(struct round_plan *p, const struct round_config *cfg, uint64_t now_ns)
 {
@@ -16,9 +18,9 @@ void round_begin(struct round_plan *p, const struct round_config *cfg, uint64_t 
 	};
 }
 
-void round_fixed(struct round_plan *p, uint64_t ns)
+void round_fixed(struct round_plan *p, uint64_t look_ns, uint64_t rtt_ns)
 {
-	p->fixed_ns = ns;
+	p->fixed_ns = PAUSE_GUESS + look_ns + CALLS_IN_BLACKOUT * rtt_ns;
 }
 
 static double blend(double old, double new)

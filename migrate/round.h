@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * When to send another round and when to switch over. Sans I/O: told what each round was, it answers what comes next.
- * The migration (session.c) and the simulator (simulate.c) run this same code.
+ * The migration (session.c) and the simulator (sim.h) run this same code.
  *
  * What is left is predicted to take
  *
@@ -51,8 +51,9 @@ struct round_plan {
 
 void round_begin(struct round_plan *p, const struct round_config *cfg, uint64_t now_ns);
 
-/* What the blackout costs besides its round, as far as it has been measured. */
-void round_fixed(struct round_plan *p, uint64_t ns);
+/* What the blackout costs besides its round: a pause, one look for dirty pages and two calls, as long as they were
+ * measured to take last. */
+void round_fixed(struct round_plan *p, uint64_t look_ns, uint64_t rtt_ns);
 
 void round_note(struct round_plan *p, const struct round_sample *s);
 

@@ -12,15 +12,13 @@
 
 #include "base/log.h"
 #include "migrate/source.h"
+#include "migrate/throttle.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
-#define PAUSE_GUESS (1 * NS_PER_MS)
-#define CALLS_IN_BLACKOUT 2 /* READY and START, besides the round's own */
-#define CONVERGE_STEP 20    /* percent */
 #define DOUBT_PAUSE (200 * NS_PER_MS)
 
 const struct migrate_policy migrate_policies[] = {
@@ -56,7 +54,7 @@ struct migration {
 	bool paused;
 	uint64_t paused_at;
 	uint64_t looked_at; /* last look for dirty pages */
-	unsigned throttle, stalled;
+	struct throttle slow;
 	uint64_t round_pages; /* of the round under way */
 };
 
@@ -196,36 +194,22 @@ static int send_round(struct migration *m, struct round_sample *s, struct err *e
 	return 0;
 }
 
+/* Slows writers down, where that was asked for. */
 static void throttle(struct migration *m, unsigned percent)
 {
-	const struct guest *g = m->cfg->guest;
+	struct guest *g = m->cfg->guest;
 
-	if (!g->ops->throttle || percent == m->throttle)
-		return;
-	m->throttle = percent;
 	m->r->throttle = percent > m->r->throttle ? percent : m->r->throttle;
-	m->cfg->guest->ops->throttle(m->cfg->guest, percent);
+	g->ops->throttle(g, percent);
 	log_info("guest %s: throttled by %u %%", m->cfg->name, percent);
 }
 
-/* Slows writers down, where that was asked for. */
-static void help_converge(struct migration *m, const struct round_sample *s, uint64_t pending)
+static void help_converge(struct migration *m, uint64_t sent, uint64_t pending)
 {
-	double limit = (double)m->cfg->dirty_limit / GUEST_PAGE, unhindered = m->plan.dirty_rate;
+	unsigned was = m->slow.percent;
 
-	if (m->cfg->dirty_limit && unhindered > 0) {
-		unhindered /= 1 - m->throttle / 100.0;
-		throttle(m, unhindered > limit ? (unsigned)(100 * (1 - limit / unhindered)) + 1 : 0);
-	}
-	if (!m->cfg->auto_converge)
-		return;
-	m->stalled = s->over_ns && pending * 10 > s->pages * 8 ? m->stalled + 1 : 0;
-	if (m->stalled >= 2) {
-		unsigned most = 99, next = m->throttle + CONVERGE_STEP;
-
-		throttle(m, next < most ? next : most);
-		m->stalled = 0;
-	}
+	if (m->cfg->guest->ops->throttle && throttle_next(&m->slow, sent, pending, m->plan.dirty_rate) != was)
+		throttle(m, m->slow.percent);
 }
 
 static int no_fit(struct migration *m, uint64_t pending, struct err *e)
@@ -248,7 +232,7 @@ static void note_fixed(struct migration *m)
 	struct be_info path;
 	uint64_t rtt = client_path(m->client, &path) == 0 ? path.rtt_ns : 0;
 
-	round_fixed(&m->plan, PAUSE_GUESS + m->source.fetch_ns + CALLS_IN_BLACKOUT * rtt);
+	round_fixed(&m->plan, m->source.fetch_ns, rtt);
 }
 
 /* Rounds, until what is left may be sent in the blackout. */
@@ -273,10 +257,7 @@ static int copy(struct migration *m, struct err *e)
 		if (rc == 0)
 			rc = look(m, &s, &pending, e);
 		if (rc == 0) {
-			struct round_sample was = s;
-
-			was.pages = sent;
-			help_converge(m, &was, pending);
+			help_converge(m, sent, pending);
 			note_fixed(m);
 		}
 	}
@@ -514,6 +495,7 @@ int migrate_run(const struct migrate_config *cfg, struct migrate_result *r, stru
 	memset(r, 0, sizeof *r);
 	client_interrupted_by(m.client, cfg->cancel);
 	round_begin(&m.plan, &cfg->limits, began);
+	m.slow.cfg = (struct throttle_config){ cfg->auto_converge, (double)cfg->dirty_limit / GUEST_PAGE };
 	rc = prepare(&m, &mine);
 	if (rc == 0 && cfg->policy->precopy)
 		rc = copy(&m, &mine);
@@ -531,7 +513,8 @@ int migrate_run(const struct migrate_config *cfg, struct migrate_result *r, stru
 	m.state = MIGRATE_OVER;
 	r->total_ns = failed_at - began;
 	take_counts(&m);
-	throttle(&m, 0);
+	if (m.slow.percent)
+		throttle(&m, 0);
 	if (m.tracker)
 		m.tracker->ops->close(m.tracker);
 	if (rc == 0 && cfg->verify != VERIFY_NONE)
