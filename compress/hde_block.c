@@ -175,7 +175,7 @@ static void encode_pages(struct batch_enc *x, const struct block_plan *p)
 		h.sum = hw_sum(h.sum, page_hash(x, pages_of(x, p)[k]));
 	}
 	h.mid = h.raw;
-	if (!x->e->n_pages || x->alone || cfg->no_match)
+	if (!x->e->n_pages || x->alone || cfg->no_match || p->class == CLASS_RANDOM)
 		mid = gather(x, p);
 	else
 		mid = take_out_matches(x, p, &h) ? x->w->mid : x->w->mid + 4;
