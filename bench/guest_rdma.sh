@@ -14,7 +14,7 @@ for setting in "$@"; do
 	[[ $setting =~ ^(rounds|bytes|sizes|depth|only)=(.*)$ ]] || fail "unknown setting: $setting"
 	printf -v "${BASH_REMATCH[1]}" '%s' "${BASH_REMATCH[2]%MB}"
 done
-total=$((bytes * 1048576))
+all=$((bytes * 1048576))
 
 busy() { # jiffies that the CPUs were not idle, of 10 ms
 	local _ user nice system irq soft
@@ -46,7 +46,7 @@ dwcp_run() { # options: JSON of one transfer
 }
 
 bandwidth() {
-	local size n round before after line gbytes avg pcpu dcpu
+	local size n round before after line gbytes avg pcpu dcpu total mb
 	echo "### Bandwidth, one stream against one queue pair"
 	echo
 	echo "\`ib_write_bw -R -t $depth\` and \`dwcp benchmark amst --backend rdma --streams 1 --chunk-size SIZE --checksum none\`," \
@@ -55,7 +55,9 @@ bandwidth() {
 	echo "| size | dwcp MB/s | ib_write_bw MB/s | ratio | dwcp CPU ms/MB | ib_write_bw CPU ms/MB | CPU ratio |"
 	echo "|---|---|---|---|---|---|---|"
 	for size in $sizes; do
-		n=$((total / size))
+		# perftest does five at least.
+		n=$((all / size < 5 ? 5 : all / size))
+		total=$((n * size)) mb=$(awk -v b="$((n * size))" 'BEGIN { print b / 1048576 }')
 		rm -f ./*.v
 		for ((round = 0; round <= rounds; round++)); do
 			before=$(busy)
@@ -63,12 +65,12 @@ bandwidth() {
 			after=$(busy)
 			read -r _ _ _ avg _ <<<"$line"
 			[[ -n ${avg:-} ]] || { cat perf.log >&2; continue; }
-			pcpu=$(awk -v j=$((after - before)) -v mb="$bytes" 'BEGIN { print j * 10 / mb }')
+			pcpu=$(awk -v j=$((after - before)) -v mb="$mb" 'BEGIN { print j * 10 / mb }')
 			before=$(busy)
 			dwcp_run --chunk-size "$size" --region "$total" --data-size "$total" >json || continue
 			after=$(busy)
 			gbytes=$(grep -A1 throughput_gbytes json | field median)
-			dcpu=$(awk -v j=$((after - before)) -v mb="$bytes" 'BEGIN { print j * 10 / mb }')
+			dcpu=$(awk -v j=$((after - before)) -v mb="$mb" 'BEGIN { print j * 10 / mb }')
 			((round > 0)) || continue
 			awk -v g="$gbytes" 'BEGIN { printf "%f\n", g * 1e9 / 1048576 }' >>d.v
 			echo "$avg" >>p.v
@@ -114,10 +116,10 @@ settings() {
 		"--chain-length 64" "--queue-depth 8" "--queue-depth 512" "--rdma-busy-poll 1ms" "--shared-receive-queue on"; do
 		rm -f q.v
 		for ((round = 0; round < rounds; round++)); do
-			dwcp_run --chunk-size 64KB --region "$total" --data-size "$total" >json || continue
+			dwcp_run --chunk-size 64KB --region "$all" --data-size "$all" >json || continue
 			base=$(grep -A1 throughput_gbytes json | field median)
 			# shellcheck disable=SC2086
-			dwcp_run --chunk-size 64KB --region "$total" --data-size "$total" $s >json || continue
+			dwcp_run --chunk-size 64KB --region "$all" --data-size "$all" $s >json || continue
 			awk -v a="$(grep -A1 throughput_gbytes json | field median)" -v b="$base" 'BEGIN { print a / b }' >>q.v
 		done
 		echo "| \`$s\` | $([[ -s q.v ]] && spread q.v || echo "failed: $(tail -n 1 dwcp.err)") |"
