@@ -5,11 +5,11 @@
 # same message size, the same number of messages under way. Prints markdown.
 #
 #   rounds=5 bytes=16MB (of one run)  sizes="65536 262144 1048576 4194304"  depth=16
-#   only="bandwidth setup settings"
+#   only="bandwidth latency setup settings"
 #
 # CPU is what the whole guest was busy for, both sides and the kernel: soft-RoCE works in softirqs that belong to nobody.
 
-rounds=5 bytes=16 sizes="65536 262144 1048576 4194304" depth=16 only="bandwidth setup settings"
+rounds=5 bytes=16 sizes="65536 262144 1048576 4194304" depth=16 only="bandwidth latency setup settings"
 for setting in "$@"; do
 	[[ $setting =~ ^(rounds|bytes|sizes|depth|only)=(.*)$ ]] || fail "unknown setting: $setting"
 	printf -v "${BASH_REMATCH[1]}" '%s' "${BASH_REMATCH[2]%MB}"
@@ -82,6 +82,33 @@ bandwidth() {
 		[[ -s r.v ]] || { echo "| $((size / 1024)) KB | no run ended well | | | | | |"; failed=1; continue; }
 		echo "| $((size / 1024)) KB | $(spread d.v) | $(spread p.v) | $(spread r.v) | $(spread dc.v) | $(spread pc.v) | $(spread cr.v) |"
 	done
+	echo
+}
+
+# Half a round trip; both ends of both poll without a pause.
+latency() {
+	local round ours theirs
+	echo "### Latency of 64 bytes"
+	echo
+	echo "\`pingpong\` and \`ib_send_lat -R\`, 1000 round trips each, in turns; medians of $rounds rounds of the medians, in us."
+	echo
+	echo "| dwcp | ib_send_lat | ratio |"
+	echo "|---|---|---|"
+	rm -f ./*.v
+	for ((round = 0; round < rounds; round++)); do
+		bg b pong /dwcp/bench/pingpong --listen 10.0.0.2:7412
+		sleep 1
+		ours=$(/dwcp/bench/pingpong --peer 10.0.0.2:7412 | field median_us)
+		bg_kill b pong
+		bg_wait b pong 10
+		theirs=$(perftest ib_send_lat 64 1000 | awk '{ print $5 }')
+		[[ -n $ours && -n $theirs ]] || continue
+		echo "$ours" >>d.v
+		echo "$theirs" >>p.v
+		awk -v d="$ours" -v p="$theirs" 'BEGIN { print d / p }' >>r.v
+	done
+	[[ -s r.v ]] || failed=1
+	echo "| $(spread d.v) | $(spread p.v) | $(spread r.v) |"
 	echo
 }
 
