@@ -15,6 +15,7 @@ static const struct command commands[] = {
 	{ .name = "benchmark", .sub = cmd_benchmark_table, .help = "measure what this machine and a link can do" },
 	{ .name = "tune", .run = cmd_tune, .help = "find the streams, chunk size and congestion control for a link" },
 	{ .name = "migrate", .run = cmd_migrate, .help = "move a running guest to another process or host" },
+	{ .name = "simulate", .run = cmd_simulate, .help = "how migrations would go: many guests, big links, virtual time" },
 	{ .name = "guests", .run = cmd_guests, .help = "the guests that a server runs, and what is in doubt" },
 	{ .name = "linkemu",
 	  .sub = cmd_linkemu_table,

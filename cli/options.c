@@ -54,10 +54,10 @@ static const struct opt_group common_group = {
 };
 
 /* The YAML sections of all commands, so that one file serves several of them. */
-static const char *const sections[] = { "log",  "output",   "tcp",       "rdma",     "mem",     "amst",  "serve",
-					"send", "transfer", "benchmark", "bench",    "store",   "stats", "tune",
-					"hde",  "predict",  "migrate",   "simulate", "linkemu", "link",  "hosts",
-					"ab",   "ba",       "guests",    "synth",    "kvm",     NULL };
+static const char *const sections[] = { "log",  "output",   "tcp",       "rdma",     "mem",     "amst",      "serve",
+					"send", "transfer", "benchmark", "bench",    "store",   "stats",     "tune",
+					"hde",  "predict",  "migrate",   "simulate", "linkemu", "link",      "hosts",
+					"ab",   "ba",       "guests",    "synth",    "kvm",     "calibrate", NULL };
 
 struct opt_group cmd_output_group(struct cmd_output *o)
 {
