@@ -322,11 +322,11 @@ static bool tx_post_next(struct worker *w, struct wstream *s, struct amst_tx *tx
 	return true;
 }
 
-/* On a short path a whole window: each answer wakes a worker that shares its CPU with the one that answers. On a long
- * one a part, so that answers come while the rest is still being sent. */
+/* On a short path a whole burst: each answer wakes a worker that shares its CPU with the one that answers. On a long one
+ * a part of the window, so that answers come while the rest is still being sent. */
 static uint32_t commit_every(const struct worker *w, const struct amst_tx *tx)
 {
-	uint64_t n = min_u64(4u << 20, max_u64(TX_WINDOW, w->window / 4)) / tx->chunk;
+	uint64_t n = min_u64(4u << 20, max_u64(TX_BURST, w->window / 4)) / tx->chunk;
 
 	return (uint32_t)(n < 1 ? 1 : n > WIRE_COMMIT_MAX ? WIRE_COMMIT_MAX : n);
 }

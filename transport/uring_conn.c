@@ -230,10 +230,7 @@ void stream_deliver(struct uring *u, struct u_stream *s, struct u_out *out)
 /* What depends on where the peer is. */
 void stream_path(struct uring *u, struct u_stream *s)
 {
-	bool local = sock_is_local(s->fd, &s->peer);
-
-	sock_tune_path(&u->opts, s->fd, local);
-	tx_zc_choose(u, s, local);
+	tx_zc_choose(u, s, sock_is_local(s->fd, &s->peer));
 }
 
 /* What became of a connection that the kernel went on with by itself. */

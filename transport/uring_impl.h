@@ -300,9 +300,10 @@ void request_cqe(struct uring *u, struct be_request *r, int res);
 int sock_check(const struct uring_opts *o, struct err *e);
 /* Turns sizes that this process may not have into auto, with one warning for each option. */
 void sock_limit_buffers(struct uring_opts *o);
-int sock_new(const struct uring_opts *o, const struct be_addr *peer, struct err *e);
+/* To connect to or to listen at an address: its congestion control is chosen here already. */
+int sock_new(const struct uring_opts *o, const struct be_addr *at, struct err *e);
 void sock_tune(const struct uring_opts *o, int fd);
-/* Once connected: only then the local address is known. */
+/* For an accepted connection, whose listener did not know where from. */
 void sock_tune_path(const struct uring_opts *o, int fd, bool local);
 bool sock_is_local(int fd, const struct be_addr *peer);
 void sock_reset(int fd);

@@ -355,6 +355,7 @@ int uring_accept(struct be *be, struct be_request *r, const void *reply, uint32_
 
 	request_return(r);
 	sock_tune(&u->opts, fd);
+	sock_tune_path(&u->opts, fd, sock_is_local(fd, &peer));
 	s = stream_new(u, fd, &peer, U_OPEN, domain, cookie);
 	if (!s)
 		return -ENOSPC;

@@ -176,9 +176,32 @@ void sock_tune_path(const struct uring_opts *o, int fd, bool local)
 		cc_set(fd, "cubic");
 }
 
-int sock_new(const struct uring_opts *o, const struct be_addr *peer, struct err *e)
+/* The route to an address of this host begins at that address: asked of a datagram socket, which sends nothing. */
+static bool leads_home(const struct be_addr *to)
 {
-	int fd = socket(peer->sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct be_addr none = { .sa.sa_family = to->sa.sa_family };
+	bool home;
+	int fd;
+
+	if (addr_is_loopback(to))
+		return true;
+	if (same_host_address(to, &none))
+		return false;
+	fd = socket(to->sa.sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return false;
+	home = connect(fd, &to->sa, to->len) == 0 && sock_is_local(fd, to);
+	close(fd);
+	return home;
+}
+
+/*
+ * Congestion control is chosen before the connection is, and a listener's connections begin with its choice: a socket
+ * that was BBR's for one packet is paced by a timer for the rest of its life, whatever it is given later.
+ */
+int sock_new(const struct uring_opts *o, const struct be_addr *at, struct err *e)
+{
+	int fd = socket(at->sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	if (fd < 0) {
 		if (errno == EMFILE || errno == ENFILE)
@@ -186,6 +209,10 @@ int sock_new(const struct uring_opts *o, const struct be_addr *peer, struct err 
 		return err_set(e, -errno, "socket: %s", strerror(errno));
 	}
 	set_buffers(o, fd);
+	if (!cc_auto(o))
+		cc_set(fd, o->congestion);
+	else if (leads_home(at))
+		cc_set(fd, "cubic");
 	return fd;
 }
 
