@@ -78,6 +78,7 @@ int cmd_send(int argc, char **argv);
 int cmd_backends(int argc, char **argv);
 int cmd_migrate(int argc, char **argv);
 int cmd_simulate(int argc, char **argv);
+int cmd_calibrate(int argc, char **argv);
 int cmd_guests(int argc, char **argv);
 int cmd_stats(int argc, char **argv);
 int cmd_tune(int argc, char **argv);

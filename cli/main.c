@@ -16,6 +16,7 @@ static const struct command commands[] = {
 	{ .name = "tune", .run = cmd_tune, .help = "find the streams, chunk size and congestion control for a link" },
 	{ .name = "migrate", .run = cmd_migrate, .help = "move a running guest to another process or host" },
 	{ .name = "simulate", .run = cmd_simulate, .help = "how migrations would go: many guests, big links, virtual time" },
+	{ .name = "calibrate", .run = cmd_calibrate, .help = "measure what a migration's parts cost here, for simulate" },
 	{ .name = "guests", .run = cmd_guests, .help = "the guests that a server runs, and what is in doubt" },
 	{ .name = "linkemu",
 	  .sub = cmd_linkemu_table,
