@@ -27,7 +27,7 @@ OPT      ?= $(if $(filter asan fuzz,$(SANITIZE)),-O1,-O2)
 V        ?=
 
 FUZZ_TIME ?= 60
-TEST_JOBS ?= 2
+TEST_JOBS ?= 3
 
 BUILD   := build
 VARIANT := $(notdir $(firstword $(CC)))$(if $(SANITIZE),-$(SANITIZE))

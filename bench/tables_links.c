@@ -10,7 +10,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#define OMIT_S 1        /* of each run: slow start */
+#define OMIT_S 3        /* of each run: slow start, and the first chunks of slow streams */
+#define RUN_LEAST_S 8   /* what a link that loses carries in less says little */
+#define CHUNK "64KB"    /* a slow stream's larger chunks would come in lumps; iperf3 writes 128 KB at a time */
 #define IPERF3_MOST 128 /* streams it allows */
 #define RUN_TIMEOUT_S 120
 
@@ -23,6 +25,44 @@ static const unsigned streams[] = { 1, 8, 32, 128, 512 };
 struct link_case {
 	const char *profile, *congestion;
 };
+
+static unsigned run_s(const struct lab *lab)
+{
+	return (unsigned)fmax(ceil(lab->seconds), RUN_LEAST_S);
+}
+
+/* ---- dwcp, as iperf3 counts --------------------------------------------------------------------- */
+
+/* What arrived in the seconds that count. The end, when slow streams finish what they have and the others wait, is
+ * no part of it: iperf3 cuts its streams off. */
+static double rate_within(const json_t *run, double from, double to)
+{
+	double bytes = 0, seconds = 0;
+	const json_t *v;
+	size_t i;
+
+	json_array_foreach(json_object_get(run, "intervals"), i, v)
+	{
+		double end = json_number_value(json_object_get(v, "t"));
+		double length = json_number_value(json_object_get(v, "seconds"));
+
+		if (end - length < from - .5 || end > to + .5)
+			continue;
+		bytes += json_number_value(json_object_get(v, "bytes"));
+		seconds += length;
+	}
+	return seconds > 0 ? bytes / seconds / 1e9 : NAN;
+}
+
+static int run_dwcp_link(const struct lab *lab, const struct contender *c, json_t **result, struct err *e)
+{
+	int rc = run_dwcp(lab, c, result, e);
+
+	if (rc >= 0)
+		json_object_set_new(*result, "gbytes_per_s",
+				    json_real(rate_within(*result, OMIT_S, OMIT_S + run_s(lab))));
+	return rc;
+}
 
 /* ---- iperf3 over a link ------------------------------------------------------------------------ */
 
@@ -49,7 +89,7 @@ static int transfer(const struct lab *lab, const struct contender *c, const char
 	if (rc >= 0)
 		rc = on_side(&client, lab, name, "A", e);
 	command_words(&client, "-c " LINK_IPV4 "2 -J -t");
-	command_add(&client, "%.0f", ceil(lab->seconds));
+	command_add(&client, "%u", run_s(lab));
 	command_words(&client, "-O");
 	command_add(&client, "%d", OMIT_S);
 	command_words(&client, "-C");
@@ -114,10 +154,11 @@ static void report_profile(struct lab *lab, const char *profile, const struct co
 	if (link_settings_make(&settings, profile, &nothing, NULL) == 0)
 		report_text(
 			s,
-			"A to B: %s. `dwcp benchmark amst --link=%s --streams=N --congestion=C --duration=%.0fs --omit=%ds` "
-			"and `iperf3 -P N -C C -t %.0f -O %d` between the same two namespaces, a new link for each run.",
-			link_direction_text(&settings.dir[LINK_AB], arrow, sizeof(arrow)), profile, lab->seconds,
-			OMIT_S, ceil(lab->seconds), OMIT_S);
+			"A to B: %s. `dwcp benchmark amst --link=%s --streams=N --congestion=C --chunk-size=" CHUNK
+			" --interval=1s --duration=%us`, of it the last %u seconds, and `iperf3 -P N -C C -t %u -O %d` "
+			"between the same two namespaces, a new link for each run.",
+			link_direction_text(&settings.dir[LINK_AB], arrow, sizeof(arrow)), profile, OMIT_S + run_s(lab),
+			run_s(lab), run_s(lab), OMIT_S);
 	for (size_t i = 0; i < n; i++) {
 		const struct link_case *l = c[i].ctx;
 		bool pair = c[i].streams <= IPERF3_MOST;
@@ -152,13 +193,14 @@ static int table_profile(struct lab *lab, const char *profile, struct err *e)
 	for (size_t k = 0; k < ARRAY_LEN(congestion); k++) {
 		cases[k] = (struct link_case){ .profile = profile, .congestion = congestion[k] };
 		for (size_t i = 0; i < ARRAY_LEN(streams); i++) {
-			c[n].run = run_dwcp;
+			c[n].run = run_dwcp_link;
 			c[n].ctx = &cases[k];
 			c[n].streams = streams[i];
 			snprintf(c[n].label, sizeof(c[n].label), "dwcp, %s, %u", congestion[k], streams[i]);
 			snprintf(c[n].args, sizeof(c[n].args),
-				 "--link=%.80s --congestion=%s --region=256MB --omit=%ds --duration=%.0fms", profile,
-				 congestion[k], OMIT_S, lab->seconds * 1000);
+				 "--link=%.80s --congestion=%s --region=64MB --chunk-size=" CHUNK
+				 " --interval=1s --duration=%us",
+				 profile, congestion[k], OMIT_S + run_s(lab));
 			n++;
 			if (streams[i] > IPERF3_MOST)
 				continue;

@@ -127,8 +127,9 @@ tally() { # name source timeout → sets p f s note; appends to failed_names, sk
 	((f == 0)) || failed_names+=("$1")
 }
 
+# Scripts take longest: first, so that none runs alone at the end.
 names=() sources=() limits=()
-for src in "$dir"/test_*.c "$dir"/test_*.sh; do
+for src in "$dir"/test_*.sh "$dir"/test_*.c; do
 	[[ -e $src ]] || continue
 	name=$(basename "$src" .c)
 	if (($# > 0)); then

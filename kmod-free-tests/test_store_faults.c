@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -28,6 +29,37 @@
 			return 1;                                                  \
 		}                                                                  \
 	} while (0)
+
+/* In place of the C library's: a disk that fails cannot be had everywhere. */
+static int flush_error;
+
+int fdatasync(int fd)
+{
+	if (!flush_error)
+		return (int)syscall(SYS_fdatasync, fd);
+	errno = flush_error;
+	return -1;
+}
+
+/* A second flush of the same data would succeed: the kernel has forgotten what it could not write. */
+static void test_flush_fails(void **state)
+{
+	struct store_file *f;
+	struct err e = { 0 };
+
+	(void)state;
+	tree_write(dir, "f", "old", 3);
+	assert_int_equal(try_begin(store, "f", 3, false, &f, NULL), 0);
+	assert_int_equal(store_write(f, "new", 3, 0), 0);
+	flush_error = EIO;
+	assert_int_equal(store_finish(f, false, &e), -EIO);
+	flush_error = 0;
+	assert_non_null(strstr(e.why, "\"f\""));
+	tree_expect(dir, "f", "old", 3);
+	assert_int_equal(tree_count(dir), 1);
+	assert_int_equal(try_begin(store, "f", 3, true, &f, NULL), 0);
+	store_abandon(f, false);
+}
 
 static int begin_elsewhere(void *ctx)
 {
@@ -346,7 +378,7 @@ static void test_file_size_limit(void **state)
 /* As a user for whom permission bits count; its working folder is the store. */
 static int without_privilege(void *ctx)
 {
-	struct store_file *f;
+	struct store_file *f, *g;
 	struct store *mine;
 	struct err e = { 0 };
 	struct stat st;
@@ -365,6 +397,19 @@ static int without_privilege(void *ctx)
 	EXPECT(!store_write(f, "abc", 3, 0));
 	store_abandon(f, true);
 	EXPECT(!chmod(".f.dwcp-part", 0444));
+	EXPECT(!try_begin(mine, "f", 3, true, &f, NULL));
+	EXPECT(!store_write(f, "X", 1, 0));
+	EXPECT(!store_finish(f, false, NULL));
+	EXPECT(!stat("f", &st) && (st.st_mode & 07777) == 0644 && st.st_size == 3);
+
+	/* The same with a mode that keeps its owner out; while another holds it, it keeps that mode. */
+	EXPECT(!try_begin(mine, "f", 3, false, &f, NULL));
+	EXPECT(!store_write(f, "abc", 3, 0));
+	EXPECT(!chmod(".f.dwcp-part", 0200));
+	EXPECT(try_begin(mine, "f", 3, true, &g, NULL) == -EBUSY);
+	EXPECT(!stat(".f.dwcp-part", &st) && (st.st_mode & 07777) == 0200);
+	store_abandon(f, true);
+	EXPECT(!chmod(".f.dwcp-part", 0));
 	EXPECT(!try_begin(mine, "f", 3, true, &f, NULL));
 	EXPECT(!store_write(f, "X", 1, 0));
 	EXPECT(!store_finish(f, false, NULL));
@@ -418,7 +463,7 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, store_setup, store_teardown)
 		TEST(test_two_receivers),           TEST(test_part_taken_away),      TEST(test_part_with_second_name),
 		TEST(test_folder_swapped_for_link), TEST(test_receivers_take_turns), TEST(test_disk_full),
-		TEST(test_file_size_limit),         TEST(test_without_privilege),
+		TEST(test_file_size_limit),         TEST(test_without_privilege),    TEST(test_flush_fails),
 	};
 
 	return cmocka_run_group_tests_name("store_faults", tests, NULL, NULL);

@@ -67,9 +67,9 @@ TIDY_OK := $(all_src:%.c=$(BUILD)/lint/%.tidy)
 .PHONY: lint lint-format lint-tidy lint-cppcheck lint-deps lint-scripts format
 lint: lint-format lint-deps lint-scripts lint-cppcheck lint-tidy ## formatting, include directions, cppcheck, clang-tidy
 lint-format:
-	@bad=$$(for f in $(all_src) $(headers) tools/lint.h; do \
-		$(FORMAT) --dry-run -Werror $$f >/dev/null 2>&1 || echo "  $$f"; done); \
-	test -z "$$bad" || { printf 'not in the style of .clang-format; run make format:\n%s\n' "$$bad" >&2; exit 1; }
+	@out=$$($(FORMAT) --dry-run -Werror $(all_src) $(headers) tools/lint.h 2>&1) || { \
+		echo 'not in the style of .clang-format; run make format:'; \
+		printf '%s\n' "$$out" | sed -n 's/^\([^:]*\):[0-9].*/  \1/p;/:[0-9]/!p' | sort -u | head -n 40; exit 1; } >&2
 lint-deps:
 	@tools/check-deps.sh
 lint-scripts:

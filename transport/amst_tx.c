@@ -279,21 +279,30 @@ static int tx_post(struct worker *w, struct wstream *s, struct amst_tx *tx, cons
 	return ops->put(w->be, s->h, &p, 1);
 }
 
-/* On a long path every stream is to have something under way: what one of them waits for is a round trip, or a loss. */
+static bool is_long(const struct worker *w)
+{
+	return w->rtt_ns > TX_LONG;
+}
+
 static bool window_full(const struct worker *w, const struct amst_tx *tx)
 {
-	uint64_t each = w->rtt_ns > TX_LONG ? w->n_sending : 1;
+	return w->inflight >= max_u64(w->window, 2ull * tx->chunk);
+}
 
-	return w->inflight >= max_u64(w->window, 2 * max_u64(each, 1) * tx->chunk);
+/* On a long path a stream waits for round trips and losses of its own: it always has enough under way to send on
+ * meanwhile, whatever the window says. */
+static bool may_always(const struct worker *w, const struct wstream *s, const struct amst_tx *tx)
+{
+	return is_long(w) && (uint64_t)load_of(s) * tx->chunk < max_u64(2ull * tx->chunk, TX_EACH);
 }
 
 static bool tx_room(const struct worker *w, const struct wstream *s, const struct amst_tx *tx)
 {
-	if (window_full(w, tx))
+	if (window_full(w, tx) && !may_always(w, s, tx))
 		return false;
 	if (s->tail - s->head >= AMST_WINDOW || s->tail - s->cut >= WIRE_UNCOMMITTED || s->posted >= TX_OPS_MAX)
 		return false;
-	return s->posted < 2 || s->posted_bytes + tx->chunk <= TX_POSTED;
+	return s->posted < 2 || s->posted_bytes + tx->chunk <= (is_long(w) ? TX_EACH : TX_POSTED);
 }
 
 /* Posts at most one chunk; true if it did. */
@@ -322,11 +331,13 @@ static bool tx_post_next(struct worker *w, struct wstream *s, struct amst_tx *tx
 	return true;
 }
 
-/* On a short path a whole burst: each answer wakes a worker that shares its CPU with the one that answers. On a long one
- * a part of the window, so that answers come while the rest is still being sent. */
+/* On a short path a whole burst: each answer wakes a worker that shares its CPU with the one that answers. On a long
+ * one a stream that waits for an answer with nothing to send loses a round trip and the growth of its TCP window. */
 static uint32_t commit_every(const struct worker *w, const struct amst_tx *tx)
 {
-	uint64_t n = min_u64(4u << 20, max_u64(TX_BURST, w->window / 4)) / tx->chunk;
+	uint64_t bytes = is_long(w) ? max_u64(TX_EACH / 4, w->window / 8 / max_u64(w->n_sending, 1))
+				    : max_u64(TX_BURST, w->window / 4);
+	uint64_t n = min_u64(4u << 20, bytes) / tx->chunk;
 
 	return (uint32_t)(n < 1 ? 1 : n > WIRE_COMMIT_MAX ? WIRE_COMMIT_MAX : n);
 }
@@ -408,7 +419,7 @@ void tx_pump_all(struct worker *w)
 				continue;
 			more = true;
 			w->next = (k + 1) % w->n_streams;
-			if (window_full(w, w->tx)) {
+			if (window_full(w, w->tx) && !is_long(w)) {
 				tx_commit_all(w);
 				return;
 			}

@@ -358,6 +358,13 @@ static bool replaces(const struct store_file *f)
 	return !fstatat(f->part.parent, f->part.base, &st, AT_SYMLINK_NOFOLLOW) || errno != ENOENT;
 }
 
+/* What the kernel could not write it now takes for written: a resume would find it equal and the flush would succeed. */
+static int flush_failed(const struct store_file *f, int rc, const char *what, struct err *e)
+{
+	part_remove(&f->part);
+	return store_fail(e, rc, what, f->name);
+}
+
 static int finish_file(struct store_file *f, bool sync, struct err *e)
 {
 	struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, f->mtime };
@@ -369,11 +376,13 @@ static int finish_file(struct store_file *f, bool sync, struct err *e)
 		return store_fail(e, -errno, "set mode and time of", f->name);
 	/* An older NAME may not give way to one whose data a power loss would take. */
 	if (sync ? fsync(f->part.fd) : replaces(f) && fdatasync(f->part.fd))
-		return store_fail(e, -errno, "flush to disk", f->name);
+		return flush_failed(f, -errno, "flush to disk", e);
 	/* Some network file systems tell of a failed write only at close; the lock outlives a twin's. */
 	twin = dup(f->part.fd);
-	if (twin < 0 || close(twin))
+	if (twin < 0)
 		return store_fail(e, -errno, "complete the writing of", f->name);
+	if (close(twin))
+		return flush_failed(f, -errno, "complete the writing of", e);
 	if (renameat(f->part.parent, f->part.file, f->part.parent, f->part.base))
 		return store_fail(e, -errno, "put in place", f->name);
 	rc = sync ? store_sync_parents(f->store->root, f->name) : 0;

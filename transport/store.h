@@ -89,12 +89,13 @@ int store_hash(struct store_file *f, uint64_t first, uint32_t n, struct digest12
 
 /* Sets mode and modification time, with `sync` flushes data and folders to disk, renames. Without, the data is flushed
  * only where NAME exists already, so that a power loss leaves the old file or the new one; a NAME that is new may be
- * missing, short or full of zeros after one. The handle is gone afterwards, on error too (the part file then stays). -ESTALE: another process has removed or replaced the part file. Errors name
- * the file. Owner and access time are not kept. */
+ * missing, short or full of zeros after one. The handle is gone afterwards, on error too: the part file then stays, but
+ * after a failed flush, of which no later one would tell. -ESTALE: another process has removed or replaced the part
+ * file. Errors name the file. Owner and access time are not kept. */
 int store_finish(struct store_file *f, bool sync, struct err *e);
 
-/* Gives up: the part file stays for a later resume if keep and anything was written, by this handle or an earlier one
- * that it resumed, else it is removed. A folder stays, and with keep it
+/* Gives up: the part file stays for a later resume if keep and it holds anything: written, by this handle or an earlier one
+ * that it resumed, or copied (not cloned) from NAME; else it is removed. A folder stays, and with keep it
  * stays writable until it is begun again and finished, or the store is closed: then, and without keep, a folder that
  * was there before gets its mode back. */
 void store_abandon(struct store_file *f, bool keep);

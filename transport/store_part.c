@@ -45,14 +45,34 @@ int part_is_ours(const struct part *p)
 	return held.st_dev == there.st_dev && held.st_ino == there.st_ino;
 }
 
+/* Opens a part that its owner may not even read, for its lock only; *unread is its path and *mode its mode. */
+static int open_unreadable(const struct part *p, int *unread, uint32_t *mode)
+{
+	int path = store_open_at(p->parent, p->file, O_PATH, 0), fd;
+	struct stat st;
+
+	if (path < 0)
+		return path;
+	if (fstat(path, &st) || !S_ISREG(st.st_mode) || st.st_uid != geteuid() || st.st_mode & S_IRUSR) {
+		close(path);
+		return -EACCES;
+	}
+	*unread = path;
+	*mode = st.st_mode & 07777;
+	fd = store_chmod_path(path, *mode | S_IRUSR);
+	return fd < 0 ? fd : store_open_at(p->parent, p->file, O_RDONLY | O_NONBLOCK, 0);
+}
+
 /* Opens the part or makes it; sets p->fd. -EAGAIN: somebody was faster, try again. */
-static int part_open(struct part *p, bool *existed)
+static int part_open(struct part *p, bool *existed, int *unread, uint32_t *mode)
 {
 	int fd = store_open_at(p->parent, p->file, O_RDWR | O_NONBLOCK, 0);
 
-	/* Killed between its last chmod and its rename, it may be read-only. */
+	/* Killed between its last chmod and its rename, it has the mode of the file that it was to be. */
 	if (fd == -EACCES)
 		fd = store_open_at(p->parent, p->file, O_RDONLY | O_NONBLOCK, 0);
+	if (fd == -EACCES)
+		fd = open_unreadable(p, unread, mode);
 	*existed = fd != -ENOENT;
 	if (fd == -ENOENT)
 		fd = store_open_at(p->parent, p->file, O_RDWR | O_CREAT | O_EXCL, PART_MODE);
@@ -93,9 +113,17 @@ static int part_take(struct part *p, struct err *e)
 	int rc = -EAGAIN;
 
 	for (int i = 0; i < LOCK_TRIES && rc == -EAGAIN; i++) {
-		rc = part_open(p, &existed);
+		int unread = -1;
+		uint32_t mode = 0;
+
+		rc = part_open(p, &existed, &unread, &mode);
 		if (!rc)
 			rc = part_lock(p, existed);
+		/* Somebody is about to rename it. */
+		if (rc == -EBUSY && unread >= 0)
+			store_chmod_path(unread, mode);
+		if (unread >= 0)
+			close(unread);
 		if (rc < 0 && p->fd >= 0) {
 			close(p->fd);
 			p->fd = -1;
@@ -201,8 +229,9 @@ static int part_from_old(struct part *p, uint64_t size, uint64_t data_bytes, uin
 	rc = room_check(p, data_bytes, e);
 	if (rc < 0 || !len)
 		goto out;
+	/* When the sender did not wait so long, its next try finds the copy made. */
 	if (!copy_data(old, p->fd, (off_t)len))
-		*have = len;
+		*have = len, p->worth = true;
 	else if (ftruncate(p->fd, 0))
 		rc = store_fail(e, -errno, "truncate the part file of", p->name);
 out:

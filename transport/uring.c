@@ -39,7 +39,7 @@ static const struct opt options[] = {
 	{ "nodelay", NULL, 0, OPT_BOOL, FIELD(nodelay), "true", 0, 0, false, NULL, NULL, NULL,
 	  "send small messages at once" },
 	{ "zerocopy", NULL, 0, OPT_ENUM, FIELD(zerocopy), "auto", 0, 0, false, NULL, zerocopy_names, NULL,
-	  "zero-copy send; auto: to other hosts, until the kernel reports copies" },
+	  "zero-copy send; auto: to other hosts less than 2 ms away, until the kernel reports copies" },
 	{ "zerocopy-threshold", NULL, 0, OPT_SIZE, FIELD(zerocopy_threshold), "32KB", 1, 1 << 30, false, NULL, NULL,
 	  NULL, "smallest operation that is sent zero-copy" },
 	{ "recv-max", NULL, 0, OPT_SIZE, FIELD(recv_max), "1MB", 4096, 64 << 20, false, NULL, NULL, NULL,

@@ -230,7 +230,9 @@ void stream_deliver(struct uring *u, struct u_stream *s, struct u_out *out)
 /* What depends on where the peer is. */
 void stream_path(struct uring *u, struct u_stream *s)
 {
-	tx_zc_choose(u, s, sock_is_local(s->fd, &s->peer));
+	/* Memory that is sent zero-copy is busy until it is acknowledged. On a long path that is a round trip for the few
+	 * operations that a stream keeps, and a copy costs nothing in comparison. */
+	tx_zc_choose(u, s, !sock_is_local(s->fd, &s->peer) && sock_round_trip(s->fd) <= U_ZC_FAR);
 }
 
 /* What became of a connection that the kernel went on with by itself. */

@@ -35,8 +35,9 @@
 #define U_BUNDLE_OPS 64
 #define U_BUNDLE_BYTES (1u << 20)
 #define U_ZC_RECORDS 16
-#define U_ZC_COPIED_LIMIT 4 /* copied notifications in a row that end zero-copy */
-#define U_ARENA 4096        /* power of two, more than one header and head */
+#define U_ZC_FAR (2 * NS_PER_MS) /* round trip above which zero-copy is not chosen */
+#define U_ZC_COPIED_LIMIT 4      /* copied notifications in a row that end zero-copy */
+#define U_ARENA 4096             /* power of two, more than one header and head */
 #define U_SOURCES 64
 #define U_SOURCE_SLICE (1ull << 30) /* the kernel's limit of one registered buffer */
 #define U_SPARE_REQUESTS 64         /* places for connections that take over from dropped ones */
@@ -271,7 +272,8 @@ int uring_put(struct be *be, be_stream name, const struct be_put *v, int n);
 void tx_prepare(struct uring *u, struct u_stream *s); /* takes at most two SQEs */
 void tx_cqe(struct uring *u, struct u_stream *s, enum u_kind kind, uint32_t record, int res, uint32_t flags);
 bool tx_deliver(struct uring *u, struct u_stream *s, struct u_out *out, bool all);
-void tx_zc_choose(struct uring *u, struct u_stream *s, bool local);
+/* wanted: by `auto` */
+void tx_zc_choose(struct uring *u, struct u_stream *s, bool wanted);
 
 /* uring_rx.c */
 void rx_prepare(struct uring *u, struct u_stream *s);
@@ -306,6 +308,8 @@ void sock_tune(const struct uring_opts *o, int fd);
 /* For an accepted connection, whose listener did not know where from. */
 void sock_tune_path(const struct uring_opts *o, int fd, bool local);
 bool sock_is_local(int fd, const struct be_addr *peer);
+/* The least that TCP saw so far, in ns; 0: not known. */
+uint64_t sock_round_trip(int fd);
 void sock_reset(int fd);
 /* After a receive of nothing: 0 when that was the peer's FIN, else what the connection died of. A send that had gone
  * half way may have been told instead, and reports its half. */

@@ -253,6 +253,14 @@ static void info_tcp(int fd, struct be_info *out)
 	out->cwnd_bytes = (uint32_t)min_u64((uint64_t)t.tcpi_snd_cwnd * t.tcpi_snd_mss, UINT32_MAX);
 }
 
+uint64_t sock_round_trip(int fd)
+{
+	struct be_info info = { .rtt_ns = 0 };
+
+	info_tcp(fd, &info);
+	return info.rtt_least_ns;
+}
+
 int uring_info(struct be *be, be_stream name, struct be_info *out)
 {
 	struct uring *u = uring_of(be);

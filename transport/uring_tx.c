@@ -401,10 +401,10 @@ bool tx_deliver(struct uring *u, struct u_stream *s, struct u_out *out, bool all
 	return true;
 }
 
-void tx_zc_choose(struct uring *u, struct u_stream *s, bool local)
+void tx_zc_choose(struct uring *u, struct u_stream *s, bool wanted)
 {
 	s->zc_forced = u->opts.zerocopy == URING_ZC_ON;
-	s->zc = u->has_zc && (s->zc_forced || !local);
+	s->zc = u->has_zc && (s->zc_forced || wanted);
 	if (s->zc && !u->zc_streams) {
 		u->zc_streams = true;
 		sources_register(u);
