@@ -201,7 +201,7 @@ static int move(const struct calibrate *c, const struct calibrate_move *m, struc
 	o.chunk = chunk;
 	rc = transfer_plan_addr(&t, &o, &loopback, "own process", e);
 	if (rc == 0) /* before there is a thread: it forks */
-		rc = bench_peer_start(&peer, &t, NULL, m->memory + ROOM, true, e);
+		rc = bench_peer_start(&peer, &t, NULL, m->memory + ROOM, 1, e);
 	if (rc < 0)
 		return rc;
 	t.peer[0] = peer.addr;
