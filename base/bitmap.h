@@ -20,6 +20,14 @@ static inline bool bitmap_set(uint64_t *map, uint64_t bit)
 	return !(__atomic_fetch_or(&map[bit >> 6], m, __ATOMIC_ACQ_REL) & m);
 }
 
+/* Clears a bit; true when it was set before. */
+static inline bool bitmap_clear(uint64_t *map, uint64_t bit)
+{
+	uint64_t m = 1ull << (bit & 63);
+
+	return __atomic_fetch_and(&map[bit >> 6], ~m, __ATOMIC_ACQ_REL) & m;
+}
+
 static inline bool bitmap_test(const uint64_t *map, uint64_t bit)
 {
 	return __atomic_load_n(&map[bit >> 6], __ATOMIC_ACQUIRE) >> (bit & 63) & 1;

@@ -116,24 +116,14 @@ static int too_large(struct err *e, size_t len, uint64_t available)
 		       format_size(want, sizeof want, len), format_size(have, sizeof have, available));
 }
 
-int hugebuf_alloc(struct hugebuf *b, size_t len, bool prefault, struct err *e)
+static int alloc_paged(struct hugebuf *b, size_t len, bool prefault, struct err *e)
 {
 	size_t page = (size_t)sysconf(_SC_PAGESIZE);
 	struct hugebuf new = { 0 };
-	uint64_t available;
+	uint64_t available = mem_available();
 	char size[32];
 	int rc;
 
-	if (!len)
-		return err_set(e, -EINVAL, "a buffer of 0 bytes was asked for: use a larger size");
-	if (len > (size_t)PTRDIFF_MAX - 2 * HUGE_PAGE)
-		return too_large(e, len, mem_available());
-	/* Reserved huge pages are not counted in MemAvailable, so they come before that check. */
-	if (len >= HUGE_PAGE && map_hugetlb(&new, len, prefault) == 0) {
-		*b = new;
-		return 0;
-	}
-	available = mem_available();
 	if (len > available)
 		return too_large(e, len, available);
 	rc = map_aligned(&new, len, page);
@@ -148,6 +138,37 @@ int hugebuf_alloc(struct hugebuf *b, size_t len, bool prefault, struct err *e)
 			       format_size(size, sizeof size, len), strerror(-rc));
 	*b = new;
 	return 0;
+}
+
+static int check_size(size_t len, struct err *e)
+{
+	if (!len)
+		return err_set(e, -EINVAL, "a buffer of 0 bytes was asked for: use a larger size");
+	if (len > (size_t)PTRDIFF_MAX - 2 * HUGE_PAGE)
+		return too_large(e, len, mem_available());
+	return 0;
+}
+
+int hugebuf_alloc(struct hugebuf *b, size_t len, bool prefault, struct err *e)
+{
+	struct hugebuf new = { 0 };
+	int rc = check_size(len, e);
+
+	if (rc < 0)
+		return rc;
+	/* Reserved huge pages are not counted in MemAvailable, so they come before that check. */
+	if (len >= HUGE_PAGE && map_hugetlb(&new, len, prefault) == 0) {
+		*b = new;
+		return 0;
+	}
+	return alloc_paged(b, len, prefault, e);
+}
+
+int hugebuf_alloc_paged(struct hugebuf *b, size_t len, struct err *e)
+{
+	int rc = check_size(len, e);
+
+	return rc < 0 ? rc : alloc_paged(b, len, false, e);
 }
 
 struct slice {

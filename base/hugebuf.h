@@ -22,6 +22,8 @@ struct hugebuf {
 
 /* prefault: touch every page now (MADV_POPULATE_WRITE, or by hand). Errors name size and remedy. */
 int hugebuf_alloc(struct hugebuf *b, size_t len, bool prefault, struct err *e);
+/* The same, not prefaulted, for memory of which single pages come and go: never MAP_HUGETLB. */
+int hugebuf_alloc_paged(struct hugebuf *b, size_t len, struct err *e);
 /* Touches every page of a buffer that was not prefaulted, in so many threads: first touch of fresh memory is slow. */
 int hugebuf_prefault(struct hugebuf *b, unsigned threads, struct err *e);
 void hugebuf_free(struct hugebuf *b); /* any state, also zeroed */

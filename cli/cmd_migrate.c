@@ -24,7 +24,8 @@ static const struct cmd_usage usage = {
 		"checks its own writes. On any failure before the hand-over it goes on here. GB/s are 10^9 bytes per second.",
 	.examples = "  dwcp migrate --memory=1GB --dirty-rate=5\n"
 		    "  dwcp migrate --peer=10.0.0.2 --memory=8GB --pattern=zipf --json=result.json\n"
-		    "  dwcp migrate --policy=stopcopy --verify=full\n",
+		    "  dwcp migrate --policy=stopcopy --verify=full\n"
+		    "  dwcp migrate --policy=postcopy --peer=10.0.0.2 --memory=8GB --dirty-rate=50\n",
 };
 
 #define FIELD(f) offsetof(struct migrate_opts, f)
@@ -74,7 +75,8 @@ static const struct opt rows[] = {
 	  .offset = FIELD(policy),
 	  .def = "precopy",
 	  .values = migrate_policy_names,
-	  .help = "precopy: rounds while the guest runs, then the rest; stopcopy: pause, then everything" },
+	  .help = "precopy: rounds while the guest runs, then the rest; stopcopy: pause, then everything; postcopy: hand over at "
+		  "once, then everything, what the guest waits for first; hybrid: a few rounds, then post-copy" },
 	{ .name = "tracker",
 	  .type = OPT_STR,
 	  .offset = FIELD(tracker),
@@ -103,6 +105,20 @@ static const struct opt rows[] = {
 	  .min = 1,
 	  .max = 100000,
 	  .help = "the same for rounds" },
+	{ .name = "hybrid-rounds",
+	  .type = OPT_U32,
+	  .offset = FIELD(late_rounds),
+	  .def = "2",
+	  .min = 1,
+	  .max = 1000,
+	  .help = "of pre-copy before a hybrid migration hands over, where the rest did not fit the downtime limit before" },
+	{ .name = "recover-time",
+	  .type = OPT_TIME,
+	  .offset = FIELD(recover_ns),
+	  .def = "0s",
+	  .max = 24 * 3600 * NS_PER_S,
+	  .help = "for so long a link that breaks in post-copy is tried again, while the guest waits there; 0: until "
+		  "interrupted" },
 	{ .name = "force",
 	  .type = OPT_BOOL,
 	  .offset = FIELD(force),
@@ -226,6 +242,18 @@ static int reconnect(void *ctx, struct client **out, struct err *e)
 	return migrate_connect(ctx, out, e);
 }
 
+/* For what the guest waits for: requests only. */
+static int connect_urgent(void *ctx, struct client **out, struct err *e)
+{
+	struct migrate_cmd *m = ctx;
+	struct client_config cfg;
+
+	transfer_client(&m->transfer, true, &cfg);
+	cfg.streams = cfg.streams_first = cfg.workers = 1;
+	cfg.stage_chunk = 0;
+	return client_open(out, &cfg, NULL, e);
+}
+
 static void progress(void *ctx, const struct migrate_progress *p)
 {
 	struct migrate_cmd *m = ctx;
@@ -283,11 +311,34 @@ int migrate_move(struct migrate_cmd *m, struct err *e)
 		.cancel = &cmd_signal,
 		.progress = progress,
 		.reconnect = reconnect,
+		.urgent = connect_urgent,
 		.ctx = m,
 		.doubt_ns = o->doubt_ns,
+		.late_rounds = o->late_rounds,
+		.recover_ns = o->recover_ns,
 	};
 
 	return migrate_run(&cfg, &m->result, e);
+}
+
+static int check_there(struct migrate_cmd *m, struct guest_work *work, struct err *e)
+{
+	int rc = settle(m, e);
+
+	return rc < 0 ? rc : migrate_check(m->client, &m->result.id, work, e);
+}
+
+/* The session of before may be gone, where the link broke and post-copy went on in another one. */
+static int check_completed(struct migrate_cmd *m, struct guest_work *work, struct err *e)
+{
+	int rc = check_there(m, work, e);
+
+	if (rc >= 0 || rc == -EBADMSG || !m->result.late.recoveries || cmd_signal)
+		return rc;
+	client_close(m->client);
+	m->client = NULL;
+	rc = migrate_connect(m, &m->client, e);
+	return rc < 0 ? rc : check_there(m, work, e);
 }
 
 /* The guest looks at itself, wherever it is. */
@@ -298,12 +349,10 @@ int migrate_check_guest(struct migrate_cmd *m, struct err *e)
 
 	m->kind->work(m->guest, &work);
 	m->writes_here = m->writes_there = work.writes;
-	if (!m->opts.settle_ns || m->result.outcome == OUTCOME_IN_DOUBT)
+	if (!m->opts.settle_ns || m->result.outcome == OUTCOME_IN_DOUBT || m->result.outcome == OUTCOME_INCOMPLETE)
 		return 0;
 	if (m->result.outcome == OUTCOME_COMPLETED) {
-		rc = settle(m, e);
-		if (rc >= 0)
-			rc = migrate_check(m->client, &m->result.id, &work, e);
+		rc = check_completed(m, &work, e);
 		m->writes_there = work.writes;
 	} else {
 		rc = m->kind->pause(m->guest, e);

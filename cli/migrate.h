@@ -18,7 +18,8 @@ struct migrate_opts {
 	int policy, verify;
 	char tracker[16];
 	uint64_t downtime_ns, timeout_ns, blackout_max_ns, doubt_ns;
-	uint32_t rounds, guests;
+	uint64_t recover_ns;
+	uint32_t rounds, late_rounds, guests;
 	bool force, auto_converge;
 	uint64_t dirty_limit; /* bits/s, as an option; 0: none */
 	uint64_t warm_up_ns, settle_ns;

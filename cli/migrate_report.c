@@ -92,6 +92,28 @@ static void print_tracking(const struct migrate_cmd *m)
 	putchar('\n');
 }
 
+static double percent(uint64_t part, uint64_t whole)
+{
+	return whole ? 100.0 * (double)part / (double)whole : 0;
+}
+
+static void print_late(const struct migrate_late *l)
+{
+	if (!l->pages)
+		return;
+	printf("  %-16s %llu pages (%.2f MB on the wire) followed in %.3f s; %llu faults, %llu pages waited for: %.2f %% of the "
+	       "working set\n",
+	       "post-copy", (unsigned long long)l->pages, (double)l->bytes_wire / 1e6, (double)l->ns / 1e9,
+	       (unsigned long long)l->faults, (unsigned long long)l->network_faults,
+	       percent(l->network_faults, l->working_set_pages));
+	if (l->network_faults)
+		printf("  %-16s p50 %.3f ms, p95 %.3f, p99 %.3f, longest %.3f; %llu neighbours came along\n",
+		       "fault latency", ms(l->p50_ns), ms(l->p95_ns), ms(l->p99_ns), ms(l->max_ns),
+		       (unsigned long long)l->neighbours);
+	if (l->recoveries)
+		printf("  %-16s the link broke and came back %u times\n", "recovered", l->recoveries);
+}
+
 void migrate_print(const struct migrate_cmd *m)
 {
 	const struct migrate_result *r = &m->result;
@@ -112,6 +134,7 @@ void migrate_print(const struct migrate_cmd *m)
 	       (unsigned long long)r->duplicate_pages, (unsigned long long)r->delta_pages,
 	       (unsigned long long)r->raw_pages);
 	print_tracking(m);
+	print_late(&r->late);
 	if (r->outcome == OUTCOME_COMPLETED && m->opts.verify)
 		printf("  %-16s %s\n", "verified",
 		       r->verified ? "yes: every page at the destination is what it was here" : "no");
@@ -164,6 +187,21 @@ static json_t *tracking_json(const struct tracker_cost *c)
 			 "pages", (json_int_t)c->pages, "faults", (json_int_t)c->faults, "fault_ms", ms(c->fault_ns));
 }
 
+/* Null where nothing followed. */
+static json_t *late_json(const struct migrate_late *l)
+{
+	if (!l->pages)
+		return json_null();
+	return json_pack("{s:I, s:I, s:f, s:I, s:I, s:I, s:f, s:{s:f, s:f, s:f, s:f}, s:I, s:I, s:i}", "pages",
+			 (json_int_t)l->pages, "bytes_wire", (json_int_t)l->bytes_wire, "seconds", (double)l->ns / 1e9,
+			 "faults", (json_int_t)l->faults, "network_faults", (json_int_t)l->network_faults,
+			 "working_set_pages", (json_int_t)l->working_set_pages, "network_faults_percent_of_working_set",
+			 percent(l->network_faults, l->working_set_pages), "fault_latency_us", "p50",
+			 (double)l->p50_ns / 1e3, "p95", (double)l->p95_ns / 1e3, "p99", (double)l->p99_ns / 1e3, "max",
+			 (double)l->max_ns / 1e3, "neighbours", (json_int_t)l->neighbours, "requests",
+			 (json_int_t)l->requests, "recoveries", (int)l->recoveries);
+}
+
 static json_t *outcome_json(const struct migrate_cmd *m)
 {
 	const struct migrate_result *r = &m->result;
@@ -204,6 +242,7 @@ int migrate_print_json(const struct migrate_cmd *m, const char *path, struct err
 			 "rounds", rounds_json(r), "tracking", tracking_json(&r->tracking));
 	json_object_update(result, part);
 	json_decref(part);
+	json_object_set_new(result, "postcopy", late_json(&r->late));
 	json_object_set_new(result, "n_rounds", json_integer((json_int_t)r->n_rounds + r->more_rounds));
 	json_object_set_new(result, "memory_gbytes_per_s", json_real(memory_rate(m)));
 	json_object_set_new(result, "saved_percent", json_real(saved_percent(m)));

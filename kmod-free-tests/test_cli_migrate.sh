@@ -49,7 +49,9 @@ else
 fi
 
 for args in "--policy=stopcopy --verify=full" "--tracker=sigsegv" "--pattern=zipf --writers=3 --compute" \
-	"--auto-converge --dirty-limit=100Mbps" "--checksum=none --verify=none --chunk-size=4KB"; do
+	"--auto-converge --dirty-limit=100Mbps" "--checksum=none --verify=none --chunk-size=4KB" \
+	"--policy=postcopy --writers=4" "--policy=hybrid --downtime-limit=1ms --hybrid-rounds=1" \
+	"--policy=hybrid --downtime-limit=1ms --compress=datacenter"; do
 	# shellcheck disable=SC2086
 	if "${move[@]}" $args >"$TEST_TMP/b.out" 2>"$TEST_TMP/b.err" && grep -q "outcome *completed" "$TEST_TMP/b.out" &&
 		grep -q "guest's check *good" "$TEST_TMP/b.out"; then
@@ -59,10 +61,31 @@ for args in "--policy=stopcopy --verify=full" "--tracker=sigsegv" "--pattern=zip
 	fi
 done
 
+t="post-copy, JSON"
+if "${move[@]}" --policy=postcopy --json="$TEST_TMP/p.json" >"$TEST_TMP/p.out" 2>"$TEST_TMP/p.err" &&
+	[[ $(field "$TEST_TMP/p.json" '[.outcome, .verified, .self_check, .policy, .tracker] | join(" ")') == \
+		"completed true true postcopy " ]] &&
+	field "$TEST_TMP/p.json" '.postcopy | .pages == 4096 and .working_set_pages == 4096 and .faults >= .network_faults
+		and (.fault_latency_us | .p50 <= .p99 and .p99 <= .max)' | grep -q true; then
+	ok "$t"
+else
+	bad "$t" "$(cat "$TEST_TMP/p.err")"
+fi
+
 t="a virtual machine"
 if [[ ! -r /dev/kvm || ! -w /dev/kvm ]]; then
 	echo "SKIP $t: no /dev/kvm"
 elif "${move[@]}" --guest=kvm --vm-dirty-rate=100 >"$TEST_TMP/v.out" 2>"$TEST_TMP/v.err" &&
+	grep -q "guest's check *good" "$TEST_TMP/v.out"; then
+	ok "$t"
+else
+	bad "$t" "$(cat "$TEST_TMP/v.err")"
+fi
+
+t="a virtual machine, post-copy"
+if [[ ! -r /dev/kvm || ! -w /dev/kvm ]]; then
+	echo "SKIP $t: no /dev/kvm"
+elif "${move[@]}" --guest=kvm --vm-dirty-rate=100 --policy=postcopy >"$TEST_TMP/v.out" 2>"$TEST_TMP/v.err" &&
 	grep -q "guest's check *good" "$TEST_TMP/v.out"; then
 	ok "$t"
 else

@@ -73,12 +73,21 @@ static void meet_fate(struct world *w)
 		w->there_dead = true;
 		break;
 	case FATE_PARTITION:
-		s->heal_at = s->now + 100 * NS_PER_S; /* longer than every time-out */
+		/* longer than every time-out; or than a session's only, and not than what post-copy waits for */
+		s->heal_at = s->now + (sim_rand(s, 2) ? 100 : 3 + sim_rand(s, 12)) * NS_PER_S;
 		mem_partition(s->fabric, true);
 		break;
 	default:
 		break;
 	}
+}
+
+/* A page that has not come makes the guest wait, as it would be made to. */
+static bool page_there(void *ctx, uint64_t page)
+{
+	struct world *w = ctx;
+
+	return dest_touch(w->dest, w->id, page);
 }
 
 static void step(struct sim *s)
@@ -89,8 +98,10 @@ static void step(struct sim *s)
 	look_at(w);
 	synth_step(w->guest, w->writes);
 	there = w->there_dead ? NULL : guest_there(w);
-	if (there)
+	if (there) {
+		synth_gate(there, page_there, w);
 		synth_step(there, w->writes);
+	}
 	if (w->was_running && !synth_running(w->guest)) {
 		memcpy(w->at_switch, w->guest->mem, w->guest->len);
 		w->fate_in_blackout = false;
@@ -125,7 +136,9 @@ static void open_world(struct world *w, uint64_t seed)
 	struct err e;
 
 	memset(w, 0, sizeof *w);
-	assert_int_equal(dest_open(&w->dest, &(struct dest_config){ .memory_max = 8u << 20, .workers = 4 }, &e), 0);
+	assert_int_equal(dest_open(&w->dest,
+				   &(struct dest_config){ .memory_max = 8u << 20, .workers = 4, .manual = true }, &e),
+			 0);
 	assert_int_equal(
 		sim_open_service(&w->sim, &mem_ops, seed, 1 + (unsigned)sim_rand(&pick, 3), dest_service(w->dest)), 0);
 	assert_int_equal(hugebuf_alloc(&w->mem, (1u << 20) + sim_rand(&pick, 64) * GUEST_PAGE, true, &e), 0);
@@ -178,6 +191,14 @@ static const struct tracker_ops *some_tracker(struct sim *s)
 	return ops ? ops : &dirty_sigsegv_ops;
 }
 
+/* One of migrate_policies: pre-copy and post-copy are the long ones. */
+static unsigned some_policy(struct sim *s)
+{
+	static const unsigned rows[] = { 0, 0, 0, 1, 2, 2, 3, 3 };
+
+	return rows[sim_rand(s, ARRAY_LEN(rows))];
+}
+
 static int migrate_world(struct world *w, struct migrate_result *r, struct err *e)
 {
 	struct sim *s = &w->sim;
@@ -186,7 +207,7 @@ static int migrate_world(struct world *w, struct migrate_result *r, struct err *
 		.guest = w->guest,
 		.name = "sim",
 		.tracker = some_tracker(s),
-		.policy = &migrate_policies[sim_rand(s, 4) == 0],
+		.policy = &migrate_policies[some_policy(s)],
 		.chunk = chunk,
 		.sum = SUM_XXH3,
 		.hde = w->hde,
@@ -198,8 +219,12 @@ static int migrate_world(struct world *w, struct migrate_result *r, struct err *
 		.reconnect = reconnect,
 		.ctx = w,
 		.doubt_ns = 20 * NS_PER_S,
+		.late_rounds = 1 + (unsigned)sim_rand(s, 3),
+		.recover_ns = 20 * NS_PER_S,
 	};
 
+	if (cfg.policy->late) /* or it would fit into the blackout */
+		cfg.limits.downtime_ns = 1;
 	connect_world(w, chunk);
 	*mem_fabric_faults(s->fabric) = w->faults;
 	s->trouble = w->trouble;
@@ -275,6 +300,19 @@ static void judge_left(struct world *w)
 	assert_true(!there || !synth_running(there));
 }
 
+/* Its source gave up: it lacks pages, and waits, when its sessions are over. It was not lost before that. */
+static void judge_halted(struct world *w)
+{
+	struct msg_guest_status st;
+
+	client_close(w->sim.client);
+	w->sim.client = NULL;
+	sim_run(&w->sim, 200 * NS_PER_S);
+	assert_int_equal(dest_list(w->dest, &st, 1), 1);
+	assert_int_equal(st.phase, PHASE_HALTED);
+	assert_false(synth_running(guest_there(w)));
+}
+
 static void judge(struct world *w, int rc, const struct migrate_result *r, const struct err *e)
 {
 	struct guest *there;
@@ -287,8 +325,14 @@ static void judge(struct world *w, int rc, const struct migrate_result *r, const
 		if (!w->there_dead)
 			expect_there(w, r);
 		break;
+	case OUTCOME_INCOMPLETE:
+		assert_true(rc < 0 && e->why[0] && r->late.pages);
+		assert_false(synth_running(w->guest));
+		if (!w->there_dead)
+			judge_halted(w);
+		break;
 	case OUTCOME_IN_DOUBT:
-		there = w->there_dead ? NULL : guest_there(w);
+		there = w->there_dead || r->late.pages ? NULL : guest_there(w);
 		assert_false(synth_running(w->guest));
 		/* Whatever it does there is right: it is whole, or was never started. */
 		if (there) {
@@ -306,7 +350,8 @@ static void judge(struct world *w, int rc, const struct migrate_result *r, const
 	}
 }
 
-static unsigned outcomes[4];
+static unsigned outcomes[5];
+static uint64_t late_pages, waited_for, recoveries;
 
 static void run_seed(uint64_t seed)
 {
@@ -330,11 +375,14 @@ static void run_seed(uint64_t seed)
 	}
 	rc = migrate_world(&w, &r, &e);
 	if (loud)
-		printf("seed %llu: %d %s, %s, %u rounds, fate %d%s\n", (unsigned long long)seed, rc,
-		       migrate_outcome_name(r.outcome), e.why, r.n_rounds, (int)w.fate,
-		       w.there_dead ? ", there dead" : "");
+		printf("seed %llu: %d %s, %s, %u rounds, %llu late, fate %d%s\n", (unsigned long long)seed, rc,
+		       migrate_outcome_name(r.outcome), e.why, r.n_rounds, (unsigned long long)r.late.pages,
+		       (int)w.fate, w.there_dead ? ", there dead" : "");
 	judge(&w, rc, &r, &e);
 	outcomes[r.outcome]++;
+	late_pages += r.late.pages;
+	waited_for += r.late.network_faults;
+	recoveries += r.late.recoveries;
 	close_world(&w);
 }
 
@@ -351,10 +399,15 @@ static void test_seeds(void **state)
 	}
 	for (uint64_t seed = 1; seed <= n; seed++)
 		run_seed(seed);
-	printf("%u completed, %u rolled back, %u cancelled, %u in doubt\n", outcomes[OUTCOME_COMPLETED],
-	       outcomes[OUTCOME_ROLLED_BACK], outcomes[OUTCOME_CANCELLED], outcomes[OUTCOME_IN_DOUBT]);
+	printf("%u completed, %u rolled back, %u cancelled, %u in doubt, %u incomplete; %llu pages late, %llu waited for, "
+	       "%llu links recovered\n",
+	       outcomes[OUTCOME_COMPLETED], outcomes[OUTCOME_ROLLED_BACK], outcomes[OUTCOME_CANCELLED],
+	       outcomes[OUTCOME_IN_DOUBT], outcomes[OUTCOME_INCOMPLETE], (unsigned long long)late_pages,
+	       (unsigned long long)waited_for, (unsigned long long)recoveries);
 	assert_true(outcomes[OUTCOME_COMPLETED] > n / 4 && outcomes[OUTCOME_ROLLED_BACK] &&
 		    outcomes[OUTCOME_CANCELLED]);
+	if (n >= 200)
+		assert_true(late_pages && waited_for && recoveries && outcomes[OUTCOME_INCOMPLETE]);
 }
 
 /* Memory at the destination is the source's at the switch, byte by byte: nothing writes there afterwards. */

@@ -1,66 +1,21 @@
 /* SPDX-License-Identifier: MIT */
-#include "migrate/dest.h"
+#include "migrate/dest_impl.h"
 
 #include "base/bitmap.h"
 #include "base/clock.h"
 #include "base/digest.h"
-#include "base/hugebuf.h"
 #include "base/log.h"
-#include "compress/hde.h"
-#include "migrate/pages.h"
 #include <errno.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* One guest that came, or is coming. The table has a reference, so has the session that brings it, and every request
- * that looks at it. */
-struct incoming {
-	struct dest *d;
-	struct msg_guest_id id;
-	char name[GUEST_NAME_LEN];
-	const struct guest_ops *kind;
-	struct hugebuf mem;
-	uint64_t *have; /* bit: the page has arrived */
-	uint64_t *sum;  /* XXH3-64 of each page as it was placed */
-	uint64_t zero_sum;
-	struct stage stage;
-	struct hde_dec *hde; /* NULL: pages come as they are */
-
-	pthread_mutex_t mu; /* phase and guest change under it; phase is read without it, too */
-	enum guest_phase phase;
-	struct guest *guest;
-	bool session;  /* whose session is still there */
-	unsigned refs; /* under d->mu */
-};
-
-struct dest {
-	struct dest_config cfg;
-	pthread_mutex_t mu;
-	struct incoming *table[DEST_GUESTS_MAX];
-	uint64_t held; /* atomic */
-};
-
 /* ---- the table --------------------------------------------------------------------------------- */
-
-static enum guest_phase phase_of(const struct incoming *in)
-{
-	return (enum guest_phase)__atomic_load_n(&in->phase, __ATOMIC_ACQUIRE);
-}
-
-static void set_phase(struct incoming *in, enum guest_phase p)
-{
-	__atomic_store_n(&in->phase, p, __ATOMIC_RELEASE);
-}
-
-static uint64_t pages_of(const struct incoming *in)
-{
-	return in->mem.len / GUEST_PAGE;
-}
 
 static void free_incoming(struct incoming *in)
 {
+	dest_late_drop(in);
+	late_close(in->late);
 	if (in->guest)
 		in->guest->ops->close(in->guest);
 	hde_dec_close(in->hde);
@@ -73,7 +28,7 @@ static void free_incoming(struct incoming *in)
 	free(in);
 }
 
-static void put_incoming(struct incoming *in)
+void dest_put(struct incoming *in)
 {
 	struct dest *d = in->d;
 	bool last;
@@ -99,10 +54,10 @@ static void forget(struct incoming *in)
 		}
 	pthread_mutex_unlock(&d->mu);
 	if (was)
-		put_incoming(in);
+		dest_put(in);
 }
 
-static struct incoming *find(struct dest *d, const struct msg_guest_id *id)
+struct incoming *dest_find(struct dest *d, const struct msg_guest_id *id)
 {
 	struct incoming *in = NULL;
 
@@ -134,17 +89,14 @@ static bool enter(struct dest *d, struct incoming *in)
 
 /* ---- pages ------------------------------------------------------------------------------------- */
 
-static uint8_t *page_at(const struct incoming *in, uint64_t page)
-{
-	return (uint8_t *)in->mem.addr + page * GUEST_PAGE;
-}
-
-static int place(void *ctx, uint64_t page, const uint8_t *contents)
+static int place(void *ctx, uint64_t page, enum page_kind kind, const uint8_t *contents)
 {
 	struct incoming *in = ctx;
 	uint8_t *at = page_at(in, page);
 	bool first = bitmap_set(in->have, page);
 
+	if (kind == PAGE_LATE)
+		return -EPROTO;
 	if (contents) {
 		memcpy(at, contents, GUEST_PAGE);
 		in->sum[page] = sum_of(SUM_XXH3, at, GUEST_PAGE);
@@ -157,17 +109,27 @@ static int place(void *ctx, uint64_t page, const uint8_t *contents)
 	return 0;
 }
 
+/* Before READY; with post-copy from START on, too: what comes twice then is harmless. */
+static bool takes_pages(const struct incoming *in, enum guest_phase phase)
+{
+	return phase == PHASE_RECEIVING || (in->late && (phase == PHASE_FILLING || phase == PHASE_RUNNING));
+}
+
 static int decode(void *ctx, unsigned worker, const struct stage_chunk *c, const void *payload, size_t len)
 {
 	struct incoming *in = ctx;
-
+	enum guest_phase phase = phase_of(in);
 	struct page_list l;
 	enum pages_form form;
 	struct rcur body;
 	int rc;
 
-	if (phase_of(in) != PHASE_RECEIVING || pages_get_head(payload, len, pages_of(in), &l, &form, &body) < 0)
+	if (!takes_pages(in, phase) || pages_get_head(payload, len, pages_of(in), &l, &form, &body) < 0)
 		return -EPROTO;
+	if (phase != PHASE_RECEIVING)
+		return form == PAGES_PLAIN ? dest_late_decode(in, &l, &body) : -EPROTO;
+	if (form == PAGES_PLAIN && l.n && rcur_left(&body) && body.p[0] == PAGE_LATE)
+		return dest_late_announced(in, &l, &body);
 	if (form == PAGES_PLAIN)
 		return pages_get_plain(&l, &body, place, in);
 	if (!in->hde)
@@ -187,7 +149,7 @@ static const struct stage *dest_sink(void *ctx, void *state, uint64_t *bytes)
 	struct incoming *in = state;
 
 	(void)ctx;
-	if (phase_of(in) != PHASE_RECEIVING)
+	if (!takes_pages(in, phase_of(in)))
 		return NULL;
 	*bytes = in->mem.len;
 	return &in->stage;
@@ -212,6 +174,8 @@ static int check_prepare(const struct msg_guest_prepare *m, const struct guest_o
 	if (!*kind)
 		return err_set(e, -EINVAL, "this host cannot run a guest of kind \"%s\": install the same dwcp release",
 			       m->kind);
+	if (m->late > LATE_ALL || (m->late == LATE_ALL && m->hde))
+		return err_set(e, -EPROTO, "the request makes no sense: install the same dwcp release on both hosts");
 	return (*kind)->probe(e);
 }
 
@@ -238,12 +202,13 @@ static int fill_incoming(struct incoming *in, const struct msg_guest_prepare *m,
 
 	if (rc < 0)
 		return rc;
-	rc = hugebuf_alloc(&in->mem, m->memory, false, e);
+	rc = m->late ? hugebuf_alloc_paged(&in->mem, m->memory, e) : hugebuf_alloc(&in->mem, m->memory, false, e);
 	if (rc < 0) {
 		__atomic_fetch_sub(&in->d->held, m->memory, __ATOMIC_RELAXED);
 		return rc;
 	}
-	rc = hugebuf_prefault(&in->mem, in->d->cfg.workers, e);
+	if (m->late != LATE_ALL)
+		rc = hugebuf_prefault(&in->mem, in->d->cfg.workers, e);
 	if (rc < 0)
 		return rc;
 	in->have = calloc(bitmap_words(pages), sizeof *in->have);
@@ -274,6 +239,8 @@ static int do_prepare(struct dest *d, void **state, struct rcur *req, struct err
 	if (*state)
 		return err_set(e, -EBUSY, "this session brings a guest already: a session is for one");
 	rc = check_prepare(&m, &kind, e);
+	if (rc == 0 && m.late && !d->cfg.manual)
+		rc = late_probe(kind, e);
 	if (rc < 0)
 		return rc;
 	in = calloc(1, sizeof *in);
@@ -282,7 +249,8 @@ static int do_prepare(struct dest *d, void **state, struct rcur *req, struct err
 	in->d = d;
 	in->id = m.id;
 	in->kind = kind;
-	in->session = true;
+	in->wants_late = m.late;
+	in->sessions = 1;
 	in->phase = PHASE_RECEIVING;
 	in->refs = 2;
 	in->stage = (struct stage){ .ops = &page_sink_ops, .ctx = in };
@@ -312,7 +280,8 @@ static void sum_again(struct incoming *in)
 
 static int make_ready(struct incoming *in, struct rcur *req, struct err *e)
 {
-	uint8_t full = get_u8(req);
+	uint8_t flags = get_u8(req);
+	bool late = flags & READY_LATE && in->wants_late;
 	uint16_t len = get_u16(req);
 	uint64_t got = bitmap_count(in->have, pages_of(in));
 	struct rcur state = rcur_init(req->p, len);
@@ -324,14 +293,16 @@ static int make_ready(struct incoming *in, struct rcur *req, struct err *e)
 		return 0;
 	if (phase_of(in) != PHASE_RECEIVING)
 		return err_set(e, -EINVAL, "the guest is %s here", guest_phase_name(phase_of(in)));
-	if (got != pages_of(in))
+	if (got != pages_of(in) && !late)
 		return err_set(e, -EBADMSG, "%llu of %llu pages have not arrived: please report this as a bug",
 			       (unsigned long long)(pages_of(in) - got), (unsigned long long)pages_of(in));
 	/* From here on no page is taken, so that what is summed and run is what was sent. */
 	set_phase(in, PHASE_LOST);
-	if (full)
+	if (flags & READY_FULL && !late)
 		sum_again(in);
-	rc = in->kind->open(&in->guest, in->mem.addr, in->mem.len, NULL, e);
+	rc = late ? dest_late_open(in, e) : 0;
+	if (rc == 0)
+		rc = in->kind->open(&in->guest, in->mem.addr, in->mem.len, NULL, e);
 	if (rc == 0)
 		rc = in->guest->ops->load(in->guest, &state, e);
 	if (rc == 0)
@@ -345,10 +316,12 @@ static int start(struct incoming *in, struct wcur *out, struct err *e)
 	int rc = 0;
 
 	if (phase_of(in) == PHASE_READY) {
+		set_phase(in, dest_late_phase(in));
 		rc = in->guest->ops->run(in->guest, e);
 		/* What cannot run here never will: the source may take it back. */
-		set_phase(in, rc < 0 ? PHASE_LOST : PHASE_RUNNING);
-	} else if (phase_of(in) != PHASE_RUNNING) {
+		if (rc < 0)
+			set_phase(in, PHASE_LOST);
+	} else if (phase_of(in) != PHASE_RUNNING && phase_of(in) != PHASE_FILLING) {
 		rc = err_set(e, -EINVAL, "the guest is %s here, it cannot be started", guest_phase_name(phase_of(in)));
 	}
 	if (rc == 0)
@@ -360,10 +333,11 @@ static int drop(struct incoming *in, bool by_operator, struct err *e)
 {
 	enum guest_phase p = phase_of(in);
 
-	if (p == PHASE_RUNNING && !by_operator)
+	if ((p == PHASE_RUNNING || p == PHASE_FILLING || p == PHASE_HALTED) && !by_operator)
 		return err_set(e, -EBUSY, "the guest runs here");
-	if (by_operator && in->session)
+	if (by_operator && in->sessions)
 		return err_set(e, -EBUSY, "the guest's migration is not over: end it at its source");
+	dest_late_drop(in);
 	if (p == PHASE_RUNNING)
 		in->guest->ops->pause(in->guest, NULL);
 	set_phase(in, PHASE_LOST);
@@ -373,17 +347,23 @@ static int drop(struct incoming *in, bool by_operator, struct err *e)
 
 static int resume(struct incoming *in, struct err *e)
 {
-	if (in->session || phase_of(in) != PHASE_READY)
+	if (phase_of(in) == PHASE_HALTED)
+		return err_set(
+			e, -EINVAL,
+			"%llu of the guest's pages are still at its source: it runs again when that comes back; if "
+			"it never will, --drop it",
+			(unsigned long long)late_missing(in->late));
+	if (in->sessions || phase_of(in) != PHASE_READY)
 		return err_set(e, -EINVAL,
 			       "the guest is %s%s: only one that is ready, and whose source is gone, can be "
 			       "resumed by hand",
-			       guest_phase_name(phase_of(in)), in->session ? ", its migration is not over" : "");
+			       guest_phase_name(phase_of(in)), in->sessions ? ", its migration is not over" : "");
 	return start(in, &(struct wcur){ .bad = true }, e);
 }
 
 /* ---- questions --------------------------------------------------------------------------------- */
 
-static void status_of(struct incoming *in, struct msg_guest_status *st)
+void dest_status(struct incoming *in, struct msg_guest_status *st)
 {
 	struct guest_work work = { 0 };
 
@@ -412,25 +392,25 @@ unsigned dest_list(struct dest *d, struct msg_guest_status *out, unsigned max)
 		if (!in)
 			continue;
 		if (n < max)
-			status_of(in, &out[n]);
+			dest_status(in, &out[n]);
 		n++;
-		put_incoming(in);
+		dest_put(in);
 	}
 	return n;
 }
 
 struct guest *dest_guest(struct dest *d, const struct msg_guest_id *id)
 {
-	struct incoming *in = find(d, id);
+	struct incoming *in = dest_find(d, id);
 	struct guest *g = NULL;
 
 	if (!in)
 		return NULL;
 	pthread_mutex_lock(&in->mu);
-	if (phase_of(in) == PHASE_READY || phase_of(in) == PHASE_RUNNING)
+	if (phase_of(in) != PHASE_RECEIVING && phase_of(in) != PHASE_LOST)
 		g = in->guest;
 	pthread_mutex_unlock(&in->mu);
-	put_incoming(in);
+	dest_put(in);
 	return g;
 }
 
@@ -459,10 +439,10 @@ static int do_query(struct dest *d, struct rcur *req, struct wcur *out, struct e
 	wire_get(req, &guest_id_def, &st.id);
 	if (req->bad)
 		return err_set(e, -EPROTO, "the request cannot be read");
-	in = find(d, &st.id);
+	in = dest_find(d, &st.id);
 	if (in) {
-		status_of(in, &st);
-		put_incoming(in);
+		dest_status(in, &st);
+		dest_put(in);
 	}
 	wire_put(out, &guest_status_def, &st);
 	return 0;
@@ -501,7 +481,10 @@ static int check(struct incoming *in, struct wcur *out, struct err *e)
 	int rc;
 
 	if (phase_of(in) != PHASE_RUNNING)
-		return err_set(e, -EINVAL, "the guest is %s here", guest_phase_name(phase_of(in)));
+		return err_set(e, -EINVAL, "the guest is %s here%s", guest_phase_name(phase_of(in)),
+			       phase_of(in) == PHASE_FILLING || phase_of(in) == PHASE_HALTED
+				       ? ": it can be checked when all of its pages have come"
+				       : "");
 	rc = g->ops->pause(g, e);
 	if (rc < 0)
 		return rc;
@@ -552,10 +535,12 @@ static int dest_request(void *ctx, void **state, uint16_t type, struct rcur *req
 		return do_list(d, out, e);
 	if (type == GUEST_QUERY)
 		return do_query(d, req, out, e);
+	if (type >= GUEST_ATTACH)
+		return dest_late_request(d, state, type, req, out, e);
 	wire_get(req, &guest_id_def, &id);
 	if (req->bad)
 		return err_set(e, -EPROTO, "the request cannot be read: install the same dwcp release on both hosts");
-	in = find(d, &id);
+	in = dest_find(d, &id);
 	if (!in)
 		return err_set(e, -ENOENT, "there is no such guest here: `dwcp guests` lists those there are");
 	/* Pages and states come from the session that made room for them. */
@@ -568,7 +553,7 @@ static int dest_request(void *ctx, void **state, uint16_t type, struct rcur *req
 	}
 	if (rc == 0 && type == GUEST_START)
 		log_info("guest %s runs here", in->name);
-	put_incoming(in);
+	dest_put(in);
 	return rc;
 }
 
@@ -578,8 +563,17 @@ static void dest_ended(void *ctx, void *state)
 
 	(void)ctx;
 	pthread_mutex_lock(&in->mu);
-	in->session = false;
+	if (--in->sessions) {
+		pthread_mutex_unlock(&in->mu);
+		dest_put(in);
+		return;
+	}
 	switch (phase_of(in)) {
+	case PHASE_FILLING:
+		dest_late_alone(in);
+		break;
+	case PHASE_HALTED:
+		break;
 	case PHASE_READY:
 		log_warn(
 			"guest %s is here whole and paused, and its source left without a word: in doubt it stays so. If "
@@ -593,7 +587,7 @@ static void dest_ended(void *ctx, void *state)
 		forget(in);
 	}
 	pthread_mutex_unlock(&in->mu);
-	put_incoming(in);
+	dest_put(in);
 }
 
 static uint64_t dest_held(void *ctx)
@@ -636,7 +630,7 @@ void dest_close(struct dest *d)
 		return;
 	for (size_t i = 0; i < DEST_GUESTS_MAX; i++)
 		if (d->table[i])
-			put_incoming(d->table[i]);
+			dest_put(d->table[i]);
 	pthread_mutex_destroy(&d->mu);
 	free(d);
 }

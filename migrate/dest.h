@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The destination: a service of `dwcp serve` (transport/service.h) that makes room for guests, takes their pages, and
- * runs them from START on. Guests stay here after their session has ended, until they are dropped or it is closed.
+ * runs them from START on; with post-copy before all of their pages have come. Guests stay here after their session has ended, until they are dropped or it is closed.
  *
  * A peer is not trusted: memory is bounded, pages land inside the guest they are for, a state is checked before it runs,
  * and no page is taken any more once a guest is ready.
@@ -17,6 +17,7 @@
 struct dest_config {
 	uint64_t memory_max; /* bytes of guests, all together */
 	unsigned workers;    /* of a session, at most */
+	bool manual;         /* simulations: pages that are missing are not waited for by threads; dest_touch tells */
 };
 
 struct dest;
@@ -27,8 +28,11 @@ void dest_close(struct dest *d);
 
 struct service dest_service(struct dest *d);
 
-/* A guest that is here whole, or NULL. Whoever asks must not drop it meanwhile, and leaves closing it to `d`. */
+/* A guest that is here and may be run, or runs, or NULL. Whoever asks must not drop it meanwhile, and leaves closing it to `d`. */
 struct guest *dest_guest(struct dest *d, const struct msg_guest_id *id);
+
+/* manual: is that page of a guest there? If not, it is asked for. */
+bool dest_touch(struct dest *d, const struct msg_guest_id *id, uint64_t page);
 
 /* Copies at most `max` guests' status; returns how many there are. Any thread. */
 unsigned dest_list(struct dest *d, struct msg_guest_status *out, unsigned max);

@@ -28,6 +28,7 @@ struct guest;
 struct guest_work {
 	uint64_t writes; /* pages written since it was made, wherever that was */
 	uint64_t steps;  /* what else it has done: reading and computing */
+	uint64_t pages;  /* that it may write to: its working set */
 };
 
 struct guest_ops {
@@ -35,6 +36,7 @@ struct guest_ops {
 	const char *help;       /* one line */
 	const struct opt *opts; /* option table; offsets are in a struct of opts_size bytes */
 	size_t n_opts, opts_size;
+	bool kernel; /* memory is touched by the kernel on its behalf, not by threads of this process only */
 
 	/* Can this machine run it? 0, or -errno with reason and remedy. No side effects. */
 	int (*probe)(struct err *e);
@@ -47,6 +49,8 @@ struct guest_ops {
 	int (*run)(struct guest *g, struct err *e);
 	/* Returns when nothing writes to memory any more; bounded by milliseconds. */
 	int (*pause)(struct guest *g, struct err *e);
+	/* Begins a pause and does not wait for it: a guest of which pages are missing may be waiting for one. `run` goes on. */
+	void (*halt)(struct guest *g);
 
 	/* The state of a paused guest, at most GUEST_STATE_MAX bytes. load: a peer's or file's word, checked. */
 	int (*save)(struct guest *g, struct wcur *out, struct err *e);

@@ -415,14 +415,27 @@ static int kvm_pause(struct guest *g, struct err *e)
 		pthread_cond_broadcast(&v->go);
 		/* Pending until the CPU is entered next, if it is not inside: so it cannot come too early. */
 		pthread_kill(v->thread, KICK);
-		while (!v->is_parked)
-			pthread_cond_wait(&v->parked, &v->mu);
 	}
+	while (!v->is_parked)
+		pthread_cond_wait(&v->parked, &v->mu);
 	failed = v->failed;
 	pthread_mutex_unlock(&v->mu);
 	return failed ? err_set(e, failed, "the virtual CPU stopped by itself (%s): the guest is dead",
 				strerror(-failed))
 		      : 0;
+}
+
+static void kvm_halt(struct guest *g)
+{
+	struct vm *v = vm_of(g);
+
+	pthread_mutex_lock(&v->mu);
+	if (v->running) {
+		__atomic_store_n(&v->running, false, __ATOMIC_RELEASE);
+		pthread_cond_broadcast(&v->go);
+		pthread_kill(v->thread, KICK);
+	}
+	pthread_mutex_unlock(&v->mu);
 }
 
 /* What of a CPU our program can depend on. */
@@ -523,7 +536,8 @@ static void kvm_throttle(struct guest *g, unsigned percent)
 
 static void kvm_work(const struct guest *g, struct guest_work *out)
 {
-	*out = (struct guest_work){ .writes = __atomic_load_n(&vm_of(g)->seen, __ATOMIC_RELAXED) };
+	*out = (struct guest_work){ .writes = __atomic_load_n(&vm_of(g)->seen, __ATOMIC_RELAXED),
+				    .pages = (g->len - PAGES_AT) / GUEST_PAGE };
 }
 
 /* ---- for the tracker --------------------------------------------------------------------------- */
@@ -547,11 +561,13 @@ const struct guest_ops guest_kvm_ops = {
 	.opts = rows,
 	.n_opts = ARRAY_LEN(rows),
 	.opts_size = sizeof(struct kvm_opts),
+	.kernel = true,
 	.probe = kvm_probe,
 	.open = kvm_open,
 	.close = kvm_close,
 	.run = kvm_run,
 	.pause = kvm_pause,
+	.halt = kvm_halt,
 	.save = kvm_save,
 	.load = kvm_load,
 	.check = kvm_check,

@@ -56,6 +56,8 @@ struct synth {
 	pthread_cond_t go, parked;
 	bool running, ending;
 	unsigned n_parked;
+	bool (*gate)(void *ctx, uint64_t page); /* stepped; may be NULL */
+	void *gate_ctx;
 	struct writer w[THREADS_MAX];
 };
 
@@ -309,12 +311,20 @@ static void tell(struct writer *w)
 	__atomic_store_n(&w->seen_steps, w->r.steps, __ATOMIC_RELAXED);
 }
 
+/* Pages of a writer. */
+static uint64_t pages_of(const struct synth *s, uint32_t index)
+{
+	return (guest_pages(&s->g) - index + s->o.threads - 1) / s->o.threads;
+}
+
+static uint64_t next_page(struct writer *w, uint64_t run_ns)
+{
+	return pick(w, pages_of(w->g, w->index), run_ns) * w->g->o.threads + w->index;
+}
+
 static void write_one(struct writer *w, uint64_t run_ns)
 {
-	uint32_t n = w->g->o.threads;
-	uint64_t mine = (guest_pages(&w->g->g) - w->index + n - 1) / n;
-
-	write_page(w, pick(w, mine, run_ns) * n + w->index);
+	write_page(w, next_page(w, run_ns));
 }
 
 /* Until told to pause. */
@@ -501,8 +511,21 @@ static int synth_pause(struct guest *g, struct err *e)
 		if (!s->o.stepped)
 			s->run_ns += clock_now(&clock_mono) - s->ran_since;
 	}
+	wait_parked(s); /* also where it was only halted */
 	pthread_mutex_unlock(&s->mu);
 	return 0;
+}
+
+static void synth_halt(struct guest *g)
+{
+	struct synth *s = synth_of(g);
+
+	pthread_mutex_lock(&s->mu);
+	if (s->running) {
+		__atomic_store_n(&s->running, false, __ATOMIC_RELEASE);
+		pthread_cond_broadcast(&s->go);
+	}
+	pthread_mutex_unlock(&s->mu);
 }
 
 static int synth_save(struct guest *g, struct wcur *out, struct err *e)
@@ -574,10 +597,23 @@ void synth_step(struct guest *g, unsigned writes)
 
 	for (unsigned i = 0; i < writes && s->running; i++) {
 		struct writer *w = &s->w[s->run_ns / SLICE_NS % s->o.threads];
+		struct regs before = w->r;
+		uint64_t page = next_page(w, s->run_ns + SLICE_NS);
 
-		write_one(w, s->run_ns += SLICE_NS);
+		if (s->gate && !s->gate(s->gate_ctx, page)) {
+			w->r = before;
+			return;
+		}
+		s->run_ns += SLICE_NS;
+		write_page(w, page);
 		tell(w);
 	}
+}
+
+void synth_gate(struct guest *g, bool (*there)(void *ctx, uint64_t page), void *ctx)
+{
+	synth_of(g)->gate = there;
+	synth_of(g)->gate_ctx = ctx;
 }
 
 static int check_page(const struct synth *s, uint64_t p, uint64_t *sum, uint64_t *writes, struct err *e)
@@ -634,6 +670,7 @@ static void synth_work(const struct guest *g, struct guest_work *out)
 	for (uint32_t i = 0; i < s->o.threads; i++) {
 		out->writes += __atomic_load_n(&s->w[i].seen_writes, __ATOMIC_RELAXED);
 		out->steps += __atomic_load_n(&s->w[i].seen_steps, __ATOMIC_RELAXED);
+		out->pages += max_u64((uint64_t)((double)pages_of(s, i) * s->o.working_set / 100), 1);
 	}
 }
 
@@ -648,6 +685,7 @@ const struct guest_ops guest_synth_ops = {
 	.close = synth_close,
 	.run = synth_run,
 	.pause = synth_pause,
+	.halt = synth_halt,
 	.save = synth_save,
 	.load = synth_load,
 	.check = synth_check,

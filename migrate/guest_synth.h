@@ -37,5 +37,7 @@ extern const struct guest_ops guest_synth_ops;
 /* A stepped guest, of either side: while it runs, makes so many writes. Does nothing while it is paused. */
 void synth_step(struct guest *g, unsigned writes);
 bool synth_running(const struct guest *g);
+/* A stepped guest asks before each write whether the page is there; false: that write waits for the next step. */
+void synth_gate(struct guest *g, bool (*there)(void *ctx, uint64_t page), void *ctx);
 
 #endif

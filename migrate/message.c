@@ -16,11 +16,18 @@ DEF(guest_id_def, F(W_U64, T, hi), F(W_U64, T, lo));
 #undef T
 #define T struct msg_guest_prepare
 DEF(guest_prepare_def, F(W_U64, T, id.hi), F(W_U64, T, id.lo), F(W_U16, T, version), F(W_U32, T, page),
-    F(W_U64, T, memory), F(W_U8, T, hde), F(W_STR, T, kind), F(W_STR, T, name));
+    F(W_U64, T, memory), F(W_U8, T, hde), F(W_U8, T, late), F(W_STR, T, kind), F(W_STR, T, name));
 #undef T
 #define T struct msg_guest_status
 DEF(guest_status_def, F(W_U64, T, id.hi), F(W_U64, T, id.lo), F(W_U8, T, phase), F(W_U64, T, memory),
     F(W_U64, T, writes), F(W_STR, T, kind), F(W_STR, T, name));
+#undef T
+#define T struct msg_guest_fetch
+DEF(guest_fetch_def, F(W_U64, T, id.hi), F(W_U64, T, id.lo), F(W_U16, T, wait_ms));
+#undef T
+#define T struct msg_guest_late
+DEF(guest_late_def, F(W_U64, T, missing_first), F(W_U64, T, missing), F(W_U64, T, faults), F(W_U64, T, pages),
+    F(W_U64, T, p50_ns), F(W_U64, T, p95_ns), F(W_U64, T, p99_ns), F(W_U64, T, max_ns));
 #undef T
 #define T struct msg_guest_started
 DEF(guest_started_def, F(W_U64, T, run_ns));
@@ -34,7 +41,8 @@ DEF(guest_check_def, F(W_U32, T, status), F(W_U64, T, writes), F(W_U64, T, steps
 
 const char *guest_phase_name(enum guest_phase p)
 {
-	static const char *const names[] = { "unknown", "receiving", "ready, paused", "running", "lost" };
+	static const char *const names[] = { "unknown", "receiving", "ready, paused", "running",
+					     "lost",    "filling",   "halted" };
 
 	return (unsigned)p < sizeof names / sizeof names[0] ? names[p] : "?";
 }

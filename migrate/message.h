@@ -15,7 +15,7 @@
 
 enum guest_msg {
 	GUEST_PREPARE = MSG_SERVICE, /* msg_guest_prepare: room for a guest; its pages follow as XFER_SERVICE */
-	GUEST_READY,                 /* msg_guest_id, len u16, state: this is all of it; may you run it? */
+	GUEST_READY,                 /* msg_guest_id, flags u8, len u16, state: this is all of it; may you run it? */
 	GUEST_START,     /* msg_guest_id: it is yours. Whoever sends it never runs the guest again by itself */
 	GUEST_ABANDON,   /* msg_guest_id: it is mine, forget it */
 	GUEST_QUERY,     /* msg_guest_id → msg_guest_status */
@@ -25,21 +25,37 @@ enum guest_msg {
 	GUEST_LIST,      /* → n u16, n msg_guest_status */
 	GUEST_RESUME,    /* msg_guest_id: by an operator, who knows that the source does not run it */
 	GUEST_DROP,      /* msg_guest_id: by an operator */
-	GUEST_LAST = GUEST_DROP
+	/* Post-copy: the guest runs there, and pages are still here. */
+	GUEST_ATTACH, /* msg_guest_id: this session will bring pages, too → msg_guest_status */
+	GUEST_HAVE,   /* msg_guest_id, first u64 → n u16, n u64: bits of the pages that are there */
+	GUEST_FETCH, /* msg_guest_fetch, then pages (pages.h) or nothing → missing u64, n u16, n page u32: what is waited for */
+	GUEST_LATE, /* msg_guest_id → msg_guest_late */
+	GUEST_LAST = GUEST_LATE
 };
 
+/* READY's flags */
+#define READY_FULL 1u /* sum up all memory first */
+#define READY_LATE 2u /* pages may be missing: they come after START */
+
 #define GUEST_PAGE_SUMS_MAX 4096
+#define GUEST_HAVE_WORDS 4096 /* of one answer */
+#define GUEST_FETCH_PAGES 256 /* of one answer */
+#define GUEST_FETCH_WAIT_MS 1000
 
 struct msg_guest_id {
 	uint64_t hi, lo;
 };
+
+/* Which pages come after START. */
+enum guest_late { LATE_NONE, LATE_SOME, LATE_ALL };
 
 struct msg_guest_prepare {
 	struct msg_guest_id id;
 	uint16_t version;
 	uint32_t page; /* bytes */
 	uint64_t memory;
-	uint8_t hde; /* 1: pages will come as HDE payloads */
+	uint8_t hde;  /* 1: pages will come as HDE payloads */
+	uint8_t late; /* enum guest_late */
 	char kind[GUEST_KIND_LEN];
 	char name[GUEST_NAME_LEN];
 };
@@ -50,8 +66,19 @@ struct msg_guest_prepare {
  *       │                │ ABANDON, GUEST_DROP
  *       └─ session over ─┴─► (gone)
  *
- * A ready guest whose session ends stays, paused: only its source, or an operator, knows whether it may run. */
-enum guest_phase { PHASE_UNKNOWN, PHASE_RECEIVING, PHASE_READY, PHASE_RUNNING, PHASE_LOST };
+ * A ready guest whose session ends stays, paused: only its source, or an operator, knows whether it may run.
+ *
+ * Post-copy: ready ─START─► filling ─last page─► running; filling ─sessions over─► halted ─ATTACH─► filling. A halted
+ * guest lacks pages that only its source has: it runs again when that comes back, and not before. */
+enum guest_phase {
+	PHASE_UNKNOWN,
+	PHASE_RECEIVING,
+	PHASE_READY,
+	PHASE_RUNNING,
+	PHASE_LOST,
+	PHASE_FILLING,
+	PHASE_HALTED
+};
 
 struct msg_guest_status {
 	struct msg_guest_id id;
@@ -75,8 +102,18 @@ struct msg_guest_check {
 	char text[WIRE_TEXT];
 };
 
-extern const struct wire_def guest_id_def, guest_prepare_def, guest_status_def, guest_started_def, guest_sums_def,
-	guest_check_def;
+struct msg_guest_fetch {
+	struct msg_guest_id id;
+	uint16_t wait_ms; /* at most so long for the first page that is waited for; GUEST_FETCH_WAIT_MS at most */
+};
+
+/* late_stats (late.h) */
+struct msg_guest_late {
+	uint64_t missing_first, missing, faults, pages, p50_ns, p95_ns, p99_ns, max_ns;
+};
+
+extern const struct wire_def guest_fetch_def, guest_late_def, guest_id_def, guest_prepare_def, guest_status_def,
+	guest_started_def, guest_sums_def, guest_check_def;
 
 const char *guest_phase_name(enum guest_phase p);
 

@@ -67,6 +67,12 @@ size_t pages_put_plain(const struct page_list *l, const uint8_t *mem, void *out,
 	return (size_t)(at - kind);
 }
 
+size_t pages_put_late(const struct page_list *l, void *out)
+{
+	memset(out, PAGE_LATE, l->n);
+	return l->n;
+}
+
 int pages_get_head(const void *in, size_t len, uint64_t guest_pages, struct page_list *l, enum pages_form *form,
 		   struct rcur *body)
 {
@@ -102,13 +108,13 @@ int pages_get_plain(const struct page_list *l, struct rcur *body, page_sink sink
 		const uint8_t *from = NULL;
 		int rc;
 
-		if (kind[i] > PAGE_RAW || (kind[i] == PAGE_RAW && rcur_left(body) < GUEST_PAGE))
+		if (kind[i] > PAGE_LATE || (kind[i] == PAGE_RAW && rcur_left(body) < GUEST_PAGE))
 			return -EPROTO;
 		if (kind[i] == PAGE_RAW) {
 			from = body->p;
 			body->p += GUEST_PAGE;
 		}
-		rc = sink(ctx, l->page[i], from);
+		rc = sink(ctx, l->page[i], (enum page_kind)kind[i], from);
 		if (rc < 0)
 			return rc;
 	}

@@ -4,7 +4,8 @@
  * not in memory, so that a chunk is full however scattered they are:
  *
  *   form u8, runs u16, runs times {first page u32, pages u16}, then the body:
- *   PAGES_PLAIN  a kind u8 for each page, then the contents of those that are PAGE_RAW, in order
+ *   PAGES_PLAIN  a kind u8 for each page, then the contents of those that are PAGE_RAW, in order; PAGE_LATE: what was
+ *                sent of it is old, and what it is now comes after START
  *   PAGES_HDE    an HDE payload of these pages (compress/hde.h)
  *
  * Little-endian. Sans I/O; the decoder trusts nothing.
@@ -20,7 +21,7 @@
 #define PAGES_OVERHEAD (PAGES_HEAD_MAX + PAGES_MOST) /* of the plain form */
 
 enum pages_form { PAGES_PLAIN, PAGES_HDE };
-enum page_kind { PAGE_ZERO, PAGE_RAW };
+enum page_kind { PAGE_ZERO, PAGE_RAW, PAGE_LATE };
 
 struct page_list {
 	uint32_t n;
@@ -36,12 +37,15 @@ size_t pages_put_head(const struct page_list *l, enum pages_form form, void *out
  * pages of zeros. Memory may change meanwhile. */
 size_t pages_put_plain(const struct page_list *l, const uint8_t *mem, void *out, uint32_t *zeros);
 
+/* The same where all of them are PAGE_LATE: one byte each. */
+size_t pages_put_late(const struct page_list *l, void *out);
+
 /* Reads the head; *body is at what follows. 0 or -EPROTO: not such a payload, or a page outside the guest. */
 int pages_get_head(const void *in, size_t len, uint64_t guest_pages, struct page_list *l, enum pages_form *form,
 		   struct rcur *body);
 
-/* For each page in order: contents, or NULL for zeros. -errno ends decoding. */
-typedef int (*page_sink)(void *ctx, uint64_t page, const uint8_t *contents);
+/* For each page in order; contents for PAGE_RAW. -errno ends decoding. */
+typedef int (*page_sink)(void *ctx, uint64_t page, enum page_kind kind, const uint8_t *contents);
 
 /* 0, what the sink returned, or -EPROTO. */
 int pages_get_plain(const struct page_list *l, struct rcur *body, page_sink sink, void *ctx);

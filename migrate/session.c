@@ -7,11 +7,16 @@
  *                                (the guest runs here)                         ├─ it runs there ──► over (completed)
  *                                        ▲                                     └─ not found out ──► over (in doubt:
  *                                        └── it never will run there ──────────┘                     paused here)
+ *
+ * Post-copy: where pages are missing there, "over" is only reached through
+ *
+ *   filling ─last page─► over (completed)      recovering ─not found for recover_ns─► over (incomplete)
+ *      └─ link broken ─► recovering ─attached, asked what is there─► filling
  */
 #include "migrate/session.h"
 
 #include "base/log.h"
-#include "migrate/source.h"
+#include "migrate/fill.h"
 #include "migrate/throttle.h"
 #include <errno.h>
 #include <stdio.h>
@@ -20,24 +25,31 @@
 #include <sys/random.h>
 
 #define DOUBT_PAUSE (200 * NS_PER_MS)
+#define STUCK_MOST 20 /* failures in a row, the link restored each time, without a page that came */
 
 const struct migrate_policy migrate_policies[] = {
 	{ .name = "precopy", .help = "rounds while the guest runs, then the rest", .precopy = true },
 	{ .name = "stopcopy", .help = "pause, then everything" },
+	{ .name = "postcopy", .help = "hand over at once, then everything, what is waited for first", .late = true },
+	{ .name = "hybrid",
+	  .help = "a few rounds while the guest runs, hand over, then the rest",
+	  .precopy = true,
+	  .late = true },
 };
-const char *const migrate_policy_names[] = { "precopy", "stopcopy", NULL };
+const char *const migrate_policy_names[] = { "precopy", "stopcopy", "postcopy", "hybrid", NULL };
 const char *const migrate_verify_names[] = { "none", "pages", "full", NULL };
 
 const char *migrate_state_name(enum migrate_state s)
 {
-	static const char *const names[] = { "preparing", "copying", "blackout", "handing over", "in doubt", "over" };
+	static const char *const names[] = { "preparing", "copying", "blackout",   "handing over",
+					     "in doubt",  "filling", "recovering", "over" };
 
 	return (unsigned)s < ARRAY_LEN(names) ? names[s] : "?";
 }
 
 const char *migrate_outcome_name(enum migrate_outcome o)
 {
-	static const char *const names[] = { "rolled_back", "cancelled", "completed", "in_doubt" };
+	static const char *const names[] = { "rolled_back", "cancelled", "completed", "in_doubt", "incomplete" };
 
 	return (unsigned)o < ARRAY_LEN(names) ? names[o] : "?";
 }
@@ -47,11 +59,14 @@ struct migration {
 	struct migrate_result *r;
 	struct client *client;      /* cfg's, or one that was made anew… */
 	struct client *reconnected; /* …which is ours to close */
+	struct fill *fill;
 	struct tracker *tracker;
 	struct page_source source;
 	struct round_plan plan;
 	enum migrate_state state;
 	bool paused;
+	bool late; /* pages follow after START */
+	bool told; /* that a cancellation comes too late */
 	uint64_t paused_at;
 	uint64_t looked_at; /* last look for dirty pages */
 	struct throttle slow;
@@ -93,19 +108,24 @@ static int prepare(struct migration *m, struct err *e)
 {
 	const struct migrate_config *cfg = m->cfg;
 	struct msg_guest_prepare p = { .version = MIGRATE_VERSION, .page = GUEST_PAGE, .memory = cfg->guest->len };
+	struct hde_opts hde = cfg->hde;
 	uint64_t began = now_of(m);
 	int rc;
 
+	/* Pages that follow late are placed in one step, and so come as they are. */
+	if (cfg->policy->late && !cfg->policy->precopy)
+		hde.mode = HDE_NONE;
 	choose_id(m);
 	p.id = m->r->id;
-	p.hde = cfg->hde.mode != HDE_NONE;
+	p.hde = hde.mode != HDE_NONE;
+	p.late = !cfg->policy->late ? LATE_NONE : cfg->policy->precopy ? LATE_SOME : LATE_ALL;
 	snprintf(p.kind, sizeof p.kind, "%s", cfg->guest->ops->name);
 	snprintf(p.name, sizeof p.name, "%s", cfg->name);
 	rc = client_call_msg(m->client, GUEST_PREPARE, &guest_prepare_def, &p, NULL, NULL, e);
 	if (rc == 0 && cfg->policy->precopy)
 		rc = cfg->tracker->open(&m->tracker, cfg->guest, e);
 	if (rc == 0)
-		rc = page_source_open(&m->source, cfg->guest, m->tracker, m->client, cfg->chunk, &cfg->hde, e);
+		rc = page_source_open(&m->source, cfg->guest, m->tracker, m->client, cfg->chunk, &hde, e);
 	m->source.sum = cfg->sum;
 	m->r->prepare_ns = now_of(m) - began;
 	return rc;
@@ -248,6 +268,8 @@ static int copy(struct migration *m, struct err *e)
 
 		if (next == ROUND_SWITCH)
 			return 0;
+		if (m->cfg->policy->late && !first && (next == ROUND_TIMEOUT || m->plan.rounds >= m->cfg->late_rounds))
+			return 0;
 		if (next == ROUND_TIMEOUT)
 			return no_fit(m, pending, e);
 		sent = s.pages;
@@ -292,7 +314,7 @@ static int send_ready(struct migration *m, struct err *e)
 		return err_set(e, -ENOMEM, "no memory for the guest's state");
 	w = wcur_init(buf, GUEST_STATE_MAX + 64);
 	wire_put(&w, &guest_id_def, &m->r->id);
-	put_u8(&w, m->cfg->verify == VERIFY_FULL);
+	put_u8(&w, (m->cfg->verify == VERIFY_FULL ? READY_FULL : 0) | (m->late ? READY_LATE : 0));
 	len_at = w.p;
 	put_u16(&w, 0);
 	rc = g->ops->save(g, &w, e);
@@ -303,6 +325,25 @@ static int send_ready(struct migration *m, struct err *e)
 		rc = client_call(m->client, GUEST_READY, buf, (uint32_t)(w.p - buf), &reply, e);
 	}
 	free(buf);
+	return rc;
+}
+
+/* Does what is pending follow after START? Where it fits the limit there is no need to. */
+static bool goes_late(const struct migration *m, uint64_t pending)
+{
+	const struct migrate_policy *p = m->cfg->policy;
+
+	return p->late && pending && (!p->precopy || round_predict(&m->plan, pending) > m->cfg->limits.downtime_ns);
+}
+
+/* What the destination has of the pages that follow is old. */
+static int announce(struct migration *m, struct err *e)
+{
+	const struct client_tick on_tick = { .fn = tick, .ctx = m };
+	uint64_t wire = 0;
+	int rc = m->source.whole ? 0 : page_source_announce(&m->source, &on_tick, &wire, e);
+
+	m->r->bytes_wire += wire;
 	return rc;
 }
 
@@ -318,7 +359,10 @@ static int blackout(struct migration *m, struct err *e)
 	at = now_of(m);
 	b->look_ns = at - m->paused_at - b->pause_ns;
 	if (rc == 0)
-		rc = send_round(m, &s, e);
+		m->late = goes_late(m, pending);
+	m->r->late.pages = m->late ? pending : 0;
+	if (rc == 0)
+		rc = m->late ? announce(m, e) : send_round(m, &s, e);
 	b->transfer_ns = now_of(m) - at;
 	at = now_of(m);
 	if (rc == 0)
@@ -366,7 +410,7 @@ static int resolve(struct migration *m, struct err *e)
 
 		if (rc == 0 && st.phase == PHASE_READY)
 			rc = request(m->client, GUEST_START, &m->r->id, &guest_started_def, &started, &why);
-		if (rc == 0 && (st.phase == PHASE_RUNNING || st.phase == PHASE_READY))
+		if (rc == 0 && st.phase != PHASE_UNKNOWN && st.phase != PHASE_LOST && st.phase != PHASE_RECEIVING)
 			return 0;
 		if (rc == 0 && st.phase == PHASE_LOST)
 			return err_set(e, -ECANCELED, "the destination could not start the guest: see its log");
@@ -404,6 +448,144 @@ static int hand_over(struct migration *m, struct err *e)
 	}
 	m->r->blackout.start_ns = now_of(m) - at;
 	m->r->downtime_ns = now_of(m) - m->paused_at;
+	return rc;
+}
+
+/* ---- post-copy --------------------------------------------------------------------------------- */
+
+/* Nothing may be in the way of the rest once the guest is the destination's: all that it needs is there before. */
+static int open_fill(struct migration *m, struct err *e)
+{
+	int rc = fill_open(&m->fill, &m->source, &m->r->id, m->cfg->clock, e);
+
+	return rc < 0 ? rc : fill_connect(m->fill, m->cfg->urgent, m->cfg->ctx, e);
+}
+
+static bool fill_tick(void *ctx, uint64_t now, uint64_t missing)
+{
+	struct migration *m = ctx;
+	struct migrate_progress p = {
+		.state = m->state,
+		.round = m->plan.rounds,
+		.pages = m->r->late.pages - min_u64(missing, m->r->late.pages),
+		.total_pages = m->r->late.pages,
+		.remaining_pages = missing,
+	};
+
+	(void)now;
+	if (m->cfg->progress)
+		m->cfg->progress(m->cfg->ctx, &p);
+	if (cancelled(m) && !m->told)
+		log_warn("guest %s runs at the destination and needs pages that are still here: they are sent first",
+			 m->cfg->name);
+	m->told |= cancelled(m);
+	return false;
+}
+
+/* Both sessions anew, and what the destination lacks. -EREMCHG: it does not have the guest any more. */
+static int attach_again(struct migration *m, struct err *e)
+{
+	struct msg_guest_status st;
+	int rc = new_session(m, e);
+
+	if (rc < 0)
+		return rc;
+	rc = request(m->client, GUEST_ATTACH, &m->r->id, &guest_status_def, &st, e);
+	if (rc == -ENOENT || rc == -EINVAL)
+		return err_set(e, -EREMCHG,
+			       "the destination does not have the guest any more, which ran there with pages that "
+			       "nobody else has: it stays paused here, as it was at the hand-over");
+	if (rc == 0)
+		rc = fill_connect(m->fill, m->cfg->urgent, m->cfg->ctx, e);
+	return rc < 0 ? rc : fill_sync(m->fill, m->client, e);
+}
+
+static int incomplete(struct migration *m, const struct err *why, struct err *e)
+{
+	return err_set(e, -EHOSTDOWN,
+		       "the guest waits at the destination for %llu pages that are only here, and cannot be reached "
+		       "(%.200s): it is halted there, and lost when this process ends",
+		       (unsigned long long)fill_missing(m->fill), why->why);
+}
+
+/* The link is broken: the guest waits there, its pages here. */
+static int recover(struct migration *m, const struct err *broken, struct err *e)
+{
+	uint64_t until = now_of(m) + m->cfg->recover_ns;
+	struct err why = *broken;
+	int rc;
+
+	m->state = MIGRATE_RECOVERING;
+	log_warn("guest %s waits at the destination for pages that are here, and the link is broken (%s): trying again",
+		 m->cfg->name, broken->why);
+	do {
+		if (cancelled(m) || (m->cfg->recover_ns && now_of(m) >= until))
+			return incomplete(m, &why, e);
+		nap(m, DOUBT_PAUSE);
+		rc = attach_again(m, &why);
+	} while (rc < 0 && rc != -EREMCHG);
+	if (rc < 0)
+		*e = why;
+	m->source.client = m->client;
+	m->r->late.recoveries += rc == 0;
+	m->state = MIGRATE_FILLING;
+	return rc;
+}
+
+static void take_late(struct migration *m, uint64_t began)
+{
+	struct migrate_late *l = &m->r->late;
+	struct fill_stats st = fill_stats(m->fill);
+	struct msg_guest_late there;
+	struct guest_work work = { 0 };
+	struct err e;
+
+	m->cfg->guest->ops->work(m->cfg->guest, &work);
+	l->ns = now_of(m) - began;
+	l->bytes_wire = st.bytes_wire;
+	l->asked = st.asked;
+	l->neighbours = st.neighbours;
+	l->requests = st.requests;
+	l->working_set_pages = work.pages;
+	m->r->bytes_wire += st.bytes_wire;
+	if (request(m->client, GUEST_LATE, &m->r->id, &guest_late_def, &there, &e) < 0)
+		return;
+	l->faults = there.faults;
+	l->network_faults = there.pages;
+	l->p50_ns = there.p50_ns;
+	l->p95_ns = there.p95_ns;
+	l->p99_ns = there.p99_ns;
+	l->max_ns = there.max_ns;
+}
+
+/* The guest runs there: the rest follows, however often the link breaks. */
+static int fill(struct migration *m, struct err *e)
+{
+	const struct client_tick on_tick = { .fn = fill_tick, .ctx = m };
+	uint64_t began = now_of(m), stuck = 0, missing;
+	struct err why = { 0 };
+	int rc;
+
+	m->state = MIGRATE_FILLING;
+	/* Whoever asked what became of START did so in another session. */
+	rc = m->client == m->cfg->client ? 0 : -ENOTCONN;
+	for (missing = m->r->late.pages;;) {
+		if (rc == 0)
+			rc = fill_run(m->fill, m->client, &on_tick, &why);
+		if (rc == 0)
+			break;
+		/* What fails with a good link and moves nothing will not get better. */
+		stuck = fill_missing(m->fill) < missing ? 0 : stuck + 1;
+		missing = fill_missing(m->fill);
+		if (stuck > STUCK_MOST) {
+			rc = incomplete(m, &why, e);
+			break;
+		}
+		rc = recover(m, &why, e);
+		if (rc < 0)
+			break;
+	}
+	take_late(m, began);
 	return rc;
 }
 
@@ -499,15 +681,21 @@ int migrate_run(const struct migrate_config *cfg, struct migrate_result *r, stru
 	rc = prepare(&m, &mine);
 	if (rc == 0 && cfg->policy->precopy)
 		rc = copy(&m, &mine);
+	if (rc == 0 && cfg->policy->late)
+		rc = open_fill(&m, &mine);
 	if (rc == 0)
 		rc = blackout(&m, &mine);
 	if (rc == 0)
 		rc = hand_over(&m, &mine);
+	if (rc == 0 && m.late)
+		rc = fill(&m, &mine);
 	failed_at = now_of(&m);
 	if (rc == 0)
 		r->outcome = OUTCOME_COMPLETED;
 	else if (rc == -EREMCHG)
 		r->outcome = OUTCOME_IN_DOUBT;
+	else if (rc == -EHOSTDOWN)
+		r->outcome = OUTCOME_INCOMPLETE;
 	else
 		roll_back(&m, failed_at, &mine);
 	m.state = MIGRATE_OVER;
@@ -519,6 +707,7 @@ int migrate_run(const struct migrate_config *cfg, struct migrate_result *r, stru
 		m.tracker->ops->close(m.tracker);
 	if (rc == 0 && cfg->verify != VERIFY_NONE)
 		rc = verify(&m, &mine);
+	fill_close(m.fill);
 	page_source_close(&m.source);
 	client_close(m.reconnected);
 	if (e && rc < 0)

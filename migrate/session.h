@@ -21,6 +21,7 @@
 struct migrate_policy {
 	const char *name, *help;
 	bool precopy; /* rounds while the guest runs */
+	bool late;    /* what remains then follows when the guest runs at the destination */
 };
 extern const struct migrate_policy migrate_policies[];
 extern const char *const migrate_policy_names[]; /* NULL-terminated, same order */
@@ -38,11 +39,20 @@ enum migrate_state {
 	MIGRATE_BLACKOUT,
 	MIGRATE_HANDING_OVER, /* START was sent, or is about to be */
 	MIGRATE_DOUBT,
+	MIGRATE_FILLING,    /* post-copy: it runs there, and pages follow */
+	MIGRATE_RECOVERING, /* …and the link is broken */
 	MIGRATE_OVER
 };
 const char *migrate_state_name(enum migrate_state s);
 
-enum migrate_outcome { OUTCOME_ROLLED_BACK, OUTCOME_CANCELLED, OUTCOME_COMPLETED, OUTCOME_IN_DOUBT };
+/* OUTCOME_INCOMPLETE: it is the destination's, which lacks pages that only this process has. */
+enum migrate_outcome {
+	OUTCOME_ROLLED_BACK,
+	OUTCOME_CANCELLED,
+	OUTCOME_COMPLETED,
+	OUTCOME_IN_DOUBT,
+	OUTCOME_INCOMPLETE
+};
 const char *migrate_outcome_name(enum migrate_outcome o); /* "completed", "rolled_back", … */
 
 struct migrate_progress {
@@ -75,8 +85,13 @@ struct migrate_config {
 	void (*progress)(void *ctx, const struct migrate_progress *p); /* about every 50 ms; may be NULL */
 	/* A new session to the same destination, when the first was lost after START; may be NULL. */
 	int (*reconnect)(void *ctx, struct client **out, struct err *e);
+	/* Post-copy: a second session, with one stream and no staged chunks, for pages that are waited for; called in the thread
+	 * that will have it. NULL: they go over the first, between chunks (simulations). */
+	int (*urgent)(void *ctx, struct client **out, struct err *e);
 	void *ctx;
-	uint64_t doubt_ns; /* for so long it is tried to find out */
+	uint64_t doubt_ns;    /* for so long it is tried to find out */
+	unsigned late_rounds; /* a policy that has both: so many rounds of pre-copy at most */
+	uint64_t recover_ns;  /* post-copy: for so long a broken link is tried again; 0: until cancelled */
 };
 
 struct migrate_round {
@@ -87,6 +102,18 @@ struct migrate_round {
 
 struct migrate_blackout {
 	uint64_t pause_ns, look_ns, transfer_ns, ready_ns, start_ns;
+};
+
+/* Post-copy: what followed when the guest ran there. */
+struct migrate_late {
+	uint64_t pages;                          /* that were missing at START */
+	uint64_t bytes_wire, ns;                 /* until the last of them was there */
+	uint64_t faults;                         /* times that a thread of the guest had to wait */
+	uint64_t network_faults;                 /* pages that it waited for */
+	uint64_t working_set_pages;              /* that the guest may write to */
+	uint64_t p50_ns, p95_ns, p99_ns, max_ns; /* of a wait */
+	uint64_t asked, neighbours, requests;    /* fill.h */
+	unsigned recoveries;
 };
 
 struct migrate_result {
@@ -102,6 +129,7 @@ struct migrate_result {
 	uint64_t bytes_wire, zero_pages, duplicate_pages, delta_pages, raw_pages;
 	unsigned throttle; /* percent, the most there was */
 	struct tracker_cost tracking;
+	struct migrate_late late; /* pages 0: there was none */
 	bool verified;
 	double verify_seconds;
 };
@@ -112,8 +140,8 @@ uint32_t migrate_chunk_room(uint32_t chunk);
 /*
  * Migrates. 0: completed, and verified if that was asked for. Otherwise the reason is in e, and result->outcome says
  * where the guest is: rolled_back and cancelled: it runs here; in_doubt: it is paused here, and must not be run before
- * it is known that the destination does not run it; completed (with an error): it runs there, and what was verified is
- * not equal. After completed the guest here stays paused and is only good for being closed.
+ * it is known that the destination does not run it; incomplete: it is the destination's, and waits there for pages that
+ * only this process has; completed (with an error): it runs there, and what was verified is not equal. After completed the guest here stays paused and is only good for being closed.
  */
 int migrate_run(const struct migrate_config *cfg, struct migrate_result *result, struct err *e);
 

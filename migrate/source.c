@@ -125,6 +125,22 @@ static void acked(void *ctx, unsigned worker, const struct stage_chunk *c, uint6
 	hde_acked(s->hde, worker, &b, wire);
 }
 
+static ssize_t encode_late(void *ctx, unsigned worker, const struct stage_chunk *c, void *out, size_t cap)
+{
+	struct page_source *s = ctx;
+	struct page_list l;
+	size_t head;
+
+	(void)worker;
+	if (c->len > PAGES_CHUNK_MAX || cap < PAGES_OVERHEAD)
+		return -EMSGSIZE;
+	chunk_pages(s, c, &l);
+	head = pages_put_head(&l, PAGES_PLAIN, out);
+	return (ssize_t)(head + pages_put_late(&l, (uint8_t *)out + head));
+}
+
+static const struct stage_ops late_ops = { .name = "late pages", .overhead = PAGES_OVERHEAD, .encode = encode_late };
+
 static const struct stage_ops page_source_ops = {
 	.name = "guest pages", .overhead = PAGES_HEAD_MAX + HDE_OVERHEAD, .encode = encode, .acked = acked
 };
@@ -209,43 +225,67 @@ static void make_list(struct page_source *s)
 	memset(s->pending, 0, bitmap_words(pages) * sizeof *s->pending);
 }
 
-static uint64_t sent_bytes(const struct page_source *s)
+uint64_t page_source_wire(struct client *c)
 {
 	struct amst_counters ac;
 	struct be_counters bc;
 
-	amst_counters(client_amst(s->client), &ac, &bc);
+	amst_counters(client_amst(c), &ac, &bc);
 	return bc.tx_bytes;
+}
+
+static void pending_again(struct page_source *s)
+{
+	for (uint64_t i = 0; i < s->n_list; i++)
+		bitmap_set(s->pending, s->list[i]);
+}
+
+/* One transfer of the pages in the list. */
+static int send_list(struct page_source *s, const struct stage *stage, const struct client_tick *tick,
+		     uint64_t *wire_bytes, struct err *e)
+{
+	uint64_t before = page_source_wire(s->client);
+	struct amst_extent x = { .len = s->n_list * GUEST_PAGE };
+	struct amst_tx tx = {
+		.chunk = s->chunk, .sum = s->sum, .passes = 1, .extents = &x, .n_extents = 1, .stage = stage
+	};
+	struct msg_xfer_result r;
+	int rc;
+
+	*wire_bytes = 0;
+	if (!s->n_list)
+		return 0;
+	rc = client_transfer(s->client, &tx, XFER_SERVICE, tick, &r, e);
+	if (rc == 0 && tx.acked_bytes < x.len)
+		rc = err_set(e, -ECANCELED, "the round was stopped");
+	*wire_bytes = page_source_wire(s->client) - before;
+	return rc;
 }
 
 int page_source_send(struct page_source *s, const struct client_tick *tick, uint64_t *wire_bytes, struct err *e)
 {
-	uint64_t before = sent_bytes(s);
-	struct amst_extent x = { 0 };
-	struct amst_tx tx = {
-		.chunk = s->chunk, .sum = s->sum, .passes = 1, .extents = &x, .n_extents = 1, .stage = &s->stage
-	};
-	struct msg_xfer_result r;
 	int rc;
 
 	if (s->hde)
 		hde_round(s->hde, s->pending);
 	make_list(s);
-	*wire_bytes = 0;
-	if (!s->n_list)
-		return 0;
-	x.len = s->n_list * GUEST_PAGE;
-	rc = client_transfer(s->client, &tx, XFER_SERVICE, tick, &r, e);
-	if (rc == 0 && tx.acked_bytes < x.len)
-		rc = err_set(e, -ECANCELED, "the round was stopped");
-	*wire_bytes = sent_bytes(s) - before;
-	if (rc < 0) {
-		for (uint64_t i = 0; i < s->n_list; i++)
-			bitmap_set(s->pending, s->list[i]);
-		return rc;
-	}
-	s->whole = false;
-	return 0;
+	rc = send_list(s, &s->stage, tick, wire_bytes, e);
+	if (rc < 0)
+		pending_again(s);
+	else if (s->n_list)
+		s->whole = false;
+	return rc;
+}
+
+int page_source_announce(struct page_source *s, const struct client_tick *tick, uint64_t *wire_bytes, struct err *e)
+{
+	const struct stage late = { .ops = &late_ops, .ctx = s };
+	int rc;
+
+	make_list(s);
+	rc = send_list(s, &late, tick, wire_bytes, e);
+	pending_again(s);
+	return rc;
 }
 
 struct source_counts page_source_counts(const struct page_source *s)

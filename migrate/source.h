@@ -51,6 +51,11 @@ int64_t page_source_look(struct page_source *s, struct err *e);
 /* Sends what is pending. When it fails it is pending again. wire_bytes: what the streams carried. */
 int page_source_send(struct page_source *s, const struct client_tick *tick, uint64_t *wire_bytes, struct err *e);
 
+/* Tells the destination that what it has of the pending pages is old; they stay pending. */
+int page_source_announce(struct page_source *s, const struct client_tick *tick, uint64_t *wire_bytes, struct err *e);
+/* What a session's streams have carried so far. */
+uint64_t page_source_wire(struct client *c);
+
 struct source_counts page_source_counts(const struct page_source *s);
 
 /* XXH3-64 of every page of a paused guest, and the XXH3-128 of that table. */

@@ -69,7 +69,7 @@ lint: lint-format lint-deps lint-scripts lint-cppcheck lint-tidy ## formatting, 
 lint-format:
 	@out=$$($(FORMAT) --dry-run -Werror $(all_src) $(headers) tools/lint.h 2>&1) || { \
 		echo 'not in the style of .clang-format; run make format:'; \
-		printf '%s\n' "$$out" | sed -n 's/^\([^:]*\):[0-9].*/  \1/p;/:[0-9]/!p' | sort -u | head -n 40; exit 1; } >&2
+		printf '%s\n' "$$out" | sed -n 's/^\([^:]*\.[ch]\):[0-9].*/  \1/p;/not found/p' | sort -u | head -n 40; exit 1; } >&2
 lint-deps:
 	@tools/check-deps.sh
 lint-scripts:

@@ -10,9 +10,9 @@
 
 #define TX_STOPPED (1ull << 62)
 #define TX_OPS_MAX 12                     /* chunks posted and not DONE, per stream */
-#define TX_POSTED (1u << 20)              /* …and about this many bytes of them, but two chunks at least */
-#define TX_BURST (1u << 20)               /* bytes one stream takes before it is another's turn: one large send */
-#define TX_WINDOW (2u << 20)              /* bytes one worker has under way at least; more by rate and round trip */
+#define TX_POSTED (2u << 20)              /* …and about this many bytes of them, but two chunks at least */
+#define TX_BURST (2u << 20)               /* bytes one stream takes before it is another's turn: one large send */
+#define TX_WINDOW (4u << 20)              /* bytes one worker has under way at least; more by rate and round trip */
 #define TX_EACH (256u << 10)              /* on a long path: bytes a stream has under way, and two chunks at least */
 #define TX_LONG (2 * NS_PER_MS)           /* a round trip longer than that is no longer about caches */
 #define TX_LOOK (10 * NS_PER_MS)          /* how often rate and round trip are looked at */
