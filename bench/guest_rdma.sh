@@ -5,16 +5,16 @@
 # same message size, the same number of messages under way. Prints markdown.
 #
 #   rounds=5 bytes=16MB (of one run)  sizes="65536 262144 1048576 4194304"  depth=16
-#   only="bandwidth setup settings"
+#   only="bandwidth latency setup settings"
 #
 # CPU is what the whole guest was busy for, both sides and the kernel: soft-RoCE works in softirqs that belong to nobody.
 
-rounds=5 bytes=16 sizes="65536 262144 1048576 4194304" depth=16 only="bandwidth setup settings"
+rounds=5 bytes=16 sizes="65536 262144 1048576 4194304" depth=16 only="bandwidth latency setup settings"
 for setting in "$@"; do
 	[[ $setting =~ ^(rounds|bytes|sizes|depth|only)=(.*)$ ]] || fail "unknown setting: $setting"
 	printf -v "${BASH_REMATCH[1]}" '%s' "${BASH_REMATCH[2]%MB}"
 done
-total=$((bytes * 1048576))
+all=$((bytes * 1048576))
 
 busy() { # jiffies that the CPUs were not idle, of 10 ms
 	local _ user nice system irq soft
@@ -46,7 +46,7 @@ dwcp_run() { # options: JSON of one transfer
 }
 
 bandwidth() {
-	local size n round before after line gbytes avg pcpu dcpu
+	local size n round before after line gbytes avg pcpu dcpu total mb
 	echo "### Bandwidth, one stream against one queue pair"
 	echo
 	echo "\`ib_write_bw -R -t $depth\` and \`dwcp benchmark amst --backend rdma --streams 1 --chunk-size SIZE --checksum none\`," \
@@ -55,7 +55,9 @@ bandwidth() {
 	echo "| size | dwcp MB/s | ib_write_bw MB/s | ratio | dwcp CPU ms/MB | ib_write_bw CPU ms/MB | CPU ratio |"
 	echo "|---|---|---|---|---|---|---|"
 	for size in $sizes; do
-		n=$((total / size))
+		# perftest does five at least.
+		n=$((all / size < 5 ? 5 : all / size))
+		total=$((n * size)) mb=$(awk -v b="$((n * size))" 'BEGIN { print b / 1048576 }')
 		rm -f ./*.v
 		for ((round = 0; round <= rounds; round++)); do
 			before=$(busy)
@@ -63,12 +65,12 @@ bandwidth() {
 			after=$(busy)
 			read -r _ _ _ avg _ <<<"$line"
 			[[ -n ${avg:-} ]] || { cat perf.log >&2; continue; }
-			pcpu=$(awk -v j=$((after - before)) -v mb="$bytes" 'BEGIN { print j * 10 / mb }')
+			pcpu=$(awk -v j=$((after - before)) -v mb="$mb" 'BEGIN { print j * 10 / mb }')
 			before=$(busy)
 			dwcp_run --chunk-size "$size" --region "$total" --data-size "$total" >json || continue
 			after=$(busy)
 			gbytes=$(grep -A1 throughput_gbytes json | field median)
-			dcpu=$(awk -v j=$((after - before)) -v mb="$bytes" 'BEGIN { print j * 10 / mb }')
+			dcpu=$(awk -v j=$((after - before)) -v mb="$mb" 'BEGIN { print j * 10 / mb }')
 			((round > 0)) || continue
 			awk -v g="$gbytes" 'BEGIN { printf "%f\n", g * 1e9 / 1048576 }' >>d.v
 			echo "$avg" >>p.v
@@ -80,6 +82,33 @@ bandwidth() {
 		[[ -s r.v ]] || { echo "| $((size / 1024)) KB | no run ended well | | | | | |"; failed=1; continue; }
 		echo "| $((size / 1024)) KB | $(spread d.v) | $(spread p.v) | $(spread r.v) | $(spread dc.v) | $(spread pc.v) | $(spread cr.v) |"
 	done
+	echo
+}
+
+# Half a round trip; both ends of both poll without a pause.
+latency() {
+	local round ours theirs
+	echo "### Latency of 64 bytes"
+	echo
+	echo "\`pingpong\` and \`ib_send_lat -R\`, 1000 round trips each, in turns; medians of $rounds rounds of the medians, in us."
+	echo
+	echo "| dwcp | ib_send_lat | ratio |"
+	echo "|---|---|---|"
+	rm -f ./*.v
+	for ((round = 0; round < rounds; round++)); do
+		bg b pong /dwcp/bench/pingpong --listen 10.0.0.2:7412
+		sleep 1
+		ours=$(/dwcp/bench/pingpong --peer 10.0.0.2:7412 | field median_us)
+		bg_kill b pong
+		bg_wait b pong 10
+		theirs=$(perftest ib_send_lat 64 1000 | awk '{ print $5 }')
+		[[ -n $ours && -n $theirs ]] || continue
+		echo "$ours" >>d.v
+		echo "$theirs" >>p.v
+		awk -v d="$ours" -v p="$theirs" 'BEGIN { print d / p }' >>r.v
+	done
+	[[ -s r.v ]] || failed=1
+	echo "| $(spread d.v) | $(spread p.v) | $(spread r.v) |"
 	echo
 }
 
@@ -114,10 +143,10 @@ settings() {
 		"--chain-length 64" "--queue-depth 8" "--queue-depth 512" "--rdma-busy-poll 1ms" "--shared-receive-queue on"; do
 		rm -f q.v
 		for ((round = 0; round < rounds; round++)); do
-			dwcp_run --chunk-size 64KB --region "$total" --data-size "$total" >json || continue
+			dwcp_run --chunk-size 64KB --region "$all" --data-size "$all" >json || continue
 			base=$(grep -A1 throughput_gbytes json | field median)
 			# shellcheck disable=SC2086
-			dwcp_run --chunk-size 64KB --region "$total" --data-size "$total" $s >json || continue
+			dwcp_run --chunk-size 64KB --region "$all" --data-size "$all" $s >json || continue
 			awk -v a="$(grep -A1 throughput_gbytes json | field median)" -v b="$base" 'BEGIN { print a / b }' >>q.v
 		done
 		echo "| \`$s\` | $([[ -s q.v ]] && spread q.v || echo "failed: $(tail -n 1 dwcp.err)") |"

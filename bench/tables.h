@@ -21,10 +21,8 @@ int table_concurrent(struct lab *lab, struct err *e);    /* many real migrations
 int table_cost(struct lab *lab, struct err *e);          /* allocations, locks and system calls per chunk */
 int table_tune_sim(struct lab *lab, struct err *e);      /* the search for streams, over simulated links */
 int table_modes(struct lab *lab, struct err *e);         /* mode detection against the truth */
-int table_tune_local(struct lab *lab, struct err *e);    /* dwcp tune against a sweep, over an emulated link… */
-int table_tune_internet(struct lab *lab, struct err *e);
-int table_tune_poor(struct lab *lab, struct err *e);
-int table_switch(struct lab *lab, struct err *e); /* what a mode switch costs */
+int table_tune_links(struct lab *lab, struct err *e);    /* dwcp tune against a sweep, over emulated links */
+int table_switch(struct lab *lab, struct err *e);        /* what a mode switch costs */
 
 int table_hde_images(struct lab *lab, struct err *e);   /* guests' memory: HDE against zstd, and the changed pages */
 int table_hde_suite(struct lab *lab, struct err *e);    /* the documented tables, on synthetic memory */
@@ -34,5 +32,9 @@ int table_hde_scan(struct lab *lab, struct err *e);     /* zero pages and random
 /* "--duration=… --omit=…" of one timed run. */
 #define TIMED_MAX 64
 char *timed(const struct lab *lab, char out[TIMED_MAX]);
+
+/* GB/s of `benchmark amst --json --interval=…`: what arrived in these seconds of a run. Its end, when slow streams finish
+ * what they have and the others wait, is no part of it: iperf3 cuts its streams off. NAN: there is no such interval. */
+double rate_within(const json_t *run, double from, double to);
 
 #endif

@@ -33,9 +33,7 @@ static unsigned run_s(const struct lab *lab)
 
 /* ---- dwcp, as iperf3 counts --------------------------------------------------------------------- */
 
-/* What arrived in the seconds that count. The end, when slow streams finish what they have and the others wait, is
- * no part of it: iperf3 cuts its streams off. */
-static double rate_within(const json_t *run, double from, double to)
+double rate_within(const json_t *run, double from, double to)
 {
 	double bytes = 0, seconds = 0;
 	const json_t *v;

@@ -44,11 +44,38 @@ t_exhaustive() {
 	stop
 }
 
+# Big-endian 32 bits of a file, from byte $2 on.
+be32() {
+	od -An -tu4 --endian=big -j "$2" -N 4 "$1" | tr -d ' '
+}
+
 t_plot() {
 	command -v gnuplot >/dev/null || skip "no gnuplot"
 	serve
-	expect 0 '' dwcp tune --peer="$at" "${quick[@]}" --output=none --plot="$dir/t.svg"
-	grep -q '<svg' "$dir/t.svg" || fail "no picture"
+	expect 0 '' dwcp tune --peer="$at" "${quick[@]}" --congestion=cubic --output=none --plot="$dir/t.svg" --json="$dir/t.json"
+	grep -q '</svg>' "$dir/t.svg" || fail "no whole picture"
+	for word in streams Mb/s cubic; do
+		grep -q ">.*$word" "$dir/t.svg" || fail "the picture does not say \"$word\""
+	done
+	# each rate is a point with bars of its error: gnuplot draws them as paths of the curve's group
+	grep -q '<title>cubic</title>' "$dir/t.svg" || fail "no curve in the picture"
+	expect 0 '' dwcp tune --peer="$at" "${quick[@]}" --output=none --plot="$dir/t.png"
+	[[ $(be32 "$dir/t.png" 0) == 2303741511 && $(be32 "$dir/t.png" 4) == 218765834 ]] || fail "no PNG"
+	[[ $(be32 "$dir/t.png" 16) == 800 && $(be32 "$dir/t.png" 20) == 500 ]] || fail "a picture of another size"
+	[[ $(tail -c 8 "$dir/t.png" | head -c 4) == IEND ]] || fail "half a picture"
+	stop
+}
+
+# What was measured is shown all the same.
+t_plot_fails() {
+	mkdir "$dir/empty"
+	serve
+	expect 1 'install it' env PATH="$dir/empty" "$DWCP" tune --peer="$at" "${quick[@]}" --limit=1s --output=none --plot="$dir/t.svg"
+	[[ ! -e $dir/t.svg ]] || fail "a picture without gnuplot"
+	expect 1 'not for gnuplot' dwcp tune --peer="$at" "${quick[@]}" --limit=1s --output=none --plot="$dir/it's.svg"
+	if command -v gnuplot >/dev/null; then
+		expect 1 'could not draw' dwcp tune --peer="$at" "${quick[@]}" --limit=1s --output=none --plot=/nowhere/t.svg
+	fi
 	stop
 }
 

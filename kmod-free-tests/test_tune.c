@@ -47,17 +47,20 @@ static void test_profiles(void **state)
 	(void)state;
 	for (const struct tune_link_model *m = tune_links; m->name; m++) {
 		unsigned far = 0;
+		double worst = 1;
 
 		for (uint64_t seed = 1; seed <= 100; seed++) {
 			struct tune_outcome o = tune_sim_run(m, &cfg, seed);
 
-			/* What the noise of some of them leaves open is less than one more per cent. */
-			far += o.found_rate < 0.94 * o.best_rate;
-			assert_true(o.found_rate > 0.9 * o.best_rate);
+			/* What the noise of `lte`, a quarter of the rate, leaves open is less than one more per cent. */
+			far += o.found_rate < 0.95 * o.best_rate;
+			worst = fmin(worst, o.found_rate / o.best_rate);
+			assert_true(o.seconds <= 1.01 * o.sweep_seconds / 5);
 		}
-		if (far > 3)
-			print_error("%s: %u of 100\n", m->name, far);
-		assert_true(far <= 3);
+		if (far > 2 || worst < 0.94)
+			print_message("%s: %u of 100, worst %.3f\n", m->name, far, worst);
+		assert_true(far <= (m->noise > 0.2 ? 8 : 2));
+		assert_true(worst > 0.94);
 	}
 }
 

@@ -5,6 +5,7 @@
 #include "base/bitmap.h"
 #include "transport/client_impl.h"
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +42,14 @@ static int open_ctl(struct client *c, struct err *e)
 	return c->cfg.ops->open(&o, &c->ctl, e);
 }
 
+/* Nobody else's in this process: not another client's, and not a server session's, which count from 1. */
+static uint32_t next_domain(void)
+{
+	static _Atomic uint32_t last;
+
+	return 1u << 31 | atomic_fetch_add(&last, 1);
+}
+
 static int open_amst(struct client *c, struct err *e)
 {
 	struct amst_config a = {
@@ -51,7 +60,7 @@ static int open_amst(struct client *c, struct err *e)
 		.chunk = c->cfg.stage_chunk,
 		.encodes = true,
 		.sched = c->cfg.sched,
-		.domain = 1,
+		.domain = next_domain(),
 		.cpus = c->cfg.cpus,
 		.manual = c->cfg.manual,
 		.clock = c->cfg.clock,
@@ -419,8 +428,8 @@ int client_region_offer(struct client *c, uint32_t id, void *addr, uint64_t len,
 	if (rc == 0)
 		rc = wait_flag(c, &c->region_added, e);
 	if (rc == 0 && c->region_err)
-		rc = err_set(e, c->region_err, "cannot register %llu bytes for receiving: %s", (unsigned long long)len,
-			     strerror(-c->region_err));
+		rc = err_set(e, c->region_err, "cannot register %llu bytes for receiving: %s%s",
+			     (unsigned long long)len, strerror(-c->region_err), memory_remedy(c->region_err));
 	if (rc == 0)
 		*token = c->region_token;
 	return rc;

@@ -91,6 +91,15 @@ static int refused_text(const struct client *c, const uint8_t *reply, uint32_t l
 		       c->cfg.target, first);
 }
 
+/* What a device may pin is bounded by a limit that does not say its name. */
+const char *memory_remedy(int err)
+{
+	return err == -ENOMEM
+		       ? "; RDMA locks memory: raise the limit (`ulimit -l unlimited`, LimitMEMLOCK= of a service), use "
+			 "fewer --streams, or --backend=tcp"
+		       : "";
+}
+
 static int connect_text(const struct client *c, int err, struct err *e)
 {
 	switch (-err) {
@@ -117,7 +126,8 @@ static int connect_text(const struct client *c, int err, struct err *e)
 			       "check host and port, and its log",
 			       c->cfg.target);
 	default:
-		return err_set(e, err, "the connection to %s failed: %s", c->cfg.target, strerror(-err));
+		return err_set(e, err, "the connection to %s failed: %s%s", c->cfg.target, strerror(-err),
+			       memory_remedy(err));
 	}
 }
 
@@ -486,8 +496,9 @@ static int stream_text(const struct client *c, struct err *e)
 	return err_set(
 		e, c->stream_err ? c->stream_err : -ENOTCONN,
 		"no data stream to %s is left (%u wanted): %s; check the link, file limits (ulimit -n) on both hosts, "
-		"or use fewer --streams",
-		c->cfg.target, c->wanted, strerror(c->stream_err ? -c->stream_err : ENOTCONN));
+		"or use fewer --streams%s",
+		c->cfg.target, c->wanted, strerror(c->stream_err ? -c->stream_err : ENOTCONN),
+		memory_remedy(c->stream_err));
 }
 
 /* Is the session lost for good? */

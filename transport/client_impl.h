@@ -100,6 +100,8 @@ struct client {
 /* client_conn.c */
 int conn_open(struct client *c, struct err *e);
 int conn_check(struct client *c, struct err *e);
+/* "" or what to do, to follow the text of an error. */
+const char *memory_remedy(int err);
 bool conn_events(struct client *c);
 void conn_amst_event(struct client *c, const struct amst_event *ev);
 void conn_upkeep(struct client *c);

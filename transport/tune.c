@@ -13,7 +13,9 @@
 #define HOLD_LEAST (20 * NS_PER_S) /* between two searches in a transfer */
 #define OFF_LEAST (3 * NS_PER_S)   /* that the rate must be off before another one */
 #define FAR 8
-#define CONFIRM 5      /* rivals that the best is compared with again */
+#define CONFIRM 40     /* looks that are taken again, while there is time */
+#define TIMES_MOST 6   /* …at one point */
+#define HOPE 1.0       /* standard errors */
 #define LEAST_PROBES 6 /* that there is time for, however few points there are */
 #define TRIPS 25       /* round trips that a probe may always take: windows grow by them */
 
@@ -97,7 +99,8 @@ static uint64_t probe_most_of(const struct tune *t)
 /* A fifth of what a sweep would take, or what was told. */
 static uint64_t limit_of(const struct tune *t)
 {
-	uint64_t points = (uint64_t)t->cfg.n_chunks * t->cfg.n_cc;
+	uint64_t points = (uint64_t)t->cfg.n_chunks * t->cfg.n_cc,
+		 most = max_u64(t->cfg.probe_most_ns, TRIPS * t->rtt_ns);
 
 	for (uint64_t n = 1; n < t->cfg.streams_most; n *= 2)
 		points += (uint64_t)t->cfg.n_chunks * t->cfg.n_cc;
@@ -105,7 +108,7 @@ static uint64_t limit_of(const struct tune *t)
 		return t->cfg.limit_ns;
 	if (t->cfg.all || t->cfg.live)
 		return UINT64_MAX;
-	return max_u64(points / 5, LEAST_PROBES) * max_u64(t->cfg.probe_most_ns, TRIPS * t->rtt_ns);
+	return max_u64(points * most / 5, LEAST_PROBES * most);
 }
 
 /* ---- the search: each function looks at what was just measured and names the next point --------- */
@@ -220,7 +223,7 @@ static enum tune_say after_up(struct tune *t, struct tune_tried *got)
 		return next_up(t);
 	}
 	/* Much less: more of it will not help. */
-	t->misses += got->rate < 0.85 * best_of(t)->rate ? 2 : 1;
+	t->misses += got->rate + got->error < 0.85 * (best_of(t)->rate - best_of(t)->error) ? 2 : 1;
 	return next_up(t);
 }
 
@@ -258,19 +261,27 @@ static enum tune_say after_chunk(struct tune *t, struct tune_tried *got)
 	return next_chunk(t);
 }
 
-/* The one that comes nearest to the best, and had luck perhaps. */
+/* How much better than the best it may be, with luck on its side; what is less than `apart` is nothing. */
+static double hope(const struct tune *t, const struct tune_tried *x)
+{
+	const struct tune_tried *best = &t->tried[t->best];
+
+	return x->rate + HOPE * hypot(x->error, best->error) - best->rate * (1 + t->cfg.apart);
+}
+
+/* Who of those that may still be better is asked again: the one of whom most may be hoped, or the best itself when less
+ * is known of it. */
 static struct tune_tried *rival(struct tune *t)
 {
-	struct tune_tried *r = NULL;
+	struct tune_tried *r = NULL, *best = best_of(t);
 
 	for (unsigned i = 0; i < t->n_tried; i++) {
 		struct tune_tried *x = &t->tried[i];
 
-		if (i != t->best && x->times == 1 && x->rate > best_of(t)->rate * (1 - t->cfg.apart) &&
-		    (!r || x->rate > r->rate))
+		if (x != best && x->times < TIMES_MOST && hope(t, x) > 0 && (!r || hope(t, x) > hope(t, r)))
 			r = x;
 	}
-	return r;
+	return r && best->error > r->error && best->times <= r->times ? best : r;
 }
 
 static enum tune_say again(struct tune *t)
@@ -283,16 +294,60 @@ static enum tune_say again(struct tune *t)
 	return probe(t, (struct tune_point){ t->cfg.streams_first, t->cfg.chunk[0], 0 });
 }
 
-static enum tune_say after_confirm(struct tune *t, struct tune_tried *got)
+/* Not told from the best when time is over, with chunks of the same size or of the usual one. */
+static bool doubtful(const struct tune *t, const struct tune_tried *x)
+{
+	const struct tune_tried *best = &t->tried[t->best];
+
+	return x->p.cc == best->p.cc && (x->p.chunk == best->p.chunk || x->p.chunk == t->cfg.chunk[0]) &&
+	       x->rate + 1.5 * hypot(x->error, best->error) >= best->rate;
+}
+
+/* How far from what is wanted: steps of streams count, then the size of chunks. */
+static double off(const struct tune *t, const struct tune_tried *x, double streams)
+{
+	return fabs(log2(x->p.streams / streams)) + (x->p.chunk == t->cfg.chunk[0] ? 0 : 0.5);
+}
+
+/* Where rates are known well, the fewest streams of those that are equal. Where noise hides which of several is best, rather
+ * twice as many: a stream too few costs more than one too many. */
+static void settle(struct tune *t)
+{
+	const struct tune_tried *best = best_of(t);
+	bool clear = best->error <= 1.5 * t->cfg.apart * best->rate;
+	double streams = clear ? 1 : 2.0 * best->p.streams;
+	const struct tune_tried *pick = best;
+
+	for (unsigned i = 0; i < t->n_tried; i++) {
+		const struct tune_tried *x = &t->tried[i];
+		bool equal = x->p.cc == best->p.cc && x->p.chunk == best->p.chunk &&
+			     x->rate >= best->rate * (1 - t->cfg.apart / 2);
+
+		if ((clear ? equal : doubtful(t, x)) && off(t, x, streams) < off(t, pick, streams))
+			pick = x;
+	}
+	t->best = (unsigned)(pick - t->tried);
+}
+
+/* Of those that were looked at twice, or the best before. */
+static void choose_again(struct tune *t)
+{
+	for (unsigned i = 0; i < t->n_tried; i++)
+		if ((t->tried[i].times > 1 && t->tried[i].rate > best_of(t)->rate) ||
+		    tune_better(t, &t->tried[i], best_of(t)))
+			t->best = i;
+}
+
+static enum tune_say after_confirm(struct tune *t)
 {
 	struct tune_tried *r;
 
-	/* With what is known now, which of those that are equal has the fewest streams is not asked again: it was found so. */
-	if (got != best_of(t) && tune_better(t, got, best_of(t)))
-		t->best = (unsigned)(got - t->tried);
+	choose_again(t);
 	r = rival(t);
-	if (t->step++ >= CONFIRM || !r)
+	if (t->step++ >= CONFIRM || !r) {
+		settle(t);
 		return over(t);
+	}
 	return probe(t, r->p);
 }
 
@@ -333,7 +388,7 @@ static enum tune_say decide(struct tune *t, struct tune_tried *got)
 	case TUNE_CHUNKS:
 		return after_chunk(t, got);
 	case TUNE_CONFIRM:
-		return after_confirm(t, got);
+		return after_confirm(t);
 	default:
 		return over(t);
 	}
@@ -448,7 +503,10 @@ enum tune_say tune_look(struct tune *t, const struct pilot_seen *s)
 	t->spent_ns += s->ns;
 	t->rtt_ns = max_u64(t->rtt_ns, s->rtt_least_ns);
 	if (t->spent_ns >= limit_of(t)) {
-		t->out_of_time = true;
+		/* Looking again goes on for as long as there is time. */
+		t->out_of_time = t->phase != TUNE_CONFIRM;
+		if (t->n_tried && !t->cfg.all && !t->cfg.live)
+			settle(t);
 		if (!t->n_tried && t->meter.n)
 			t->tried[t->n_tried++] = measured(t);
 		return over(t);

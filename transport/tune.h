@@ -9,8 +9,11 @@
  *           └─► others: what the other congestion controls do there ─► chunks ─► confirm: the best and its rival again
  *                                                                       └─► hold (in a transfer) or end
  *
+ * What is left of the time goes into looking again at those that may still be better, the one with most hope first.
+ *
  * A probe lasts until its rate is known well enough for what it is compared with, and not longer (tune_meter.h). Two rates
- * that cannot be told apart, or that differ by less than `apart`, are equal: then the one with fewer streams is better.
+ * that cannot be told apart, or that differ by less than `apart`, are equal: then the one with fewer streams is better, but
+ * where noise hides who is best at the end, rather one with twice as many: a stream too few costs more than one too many.
  *
  * Plain data of a fixed size; no allocation; any number of them at once.
  */

@@ -377,6 +377,17 @@ void requests_close(struct verbs *u)
 	u->n_requests = 0;
 }
 
+/* An address of one device's must be of the device that was asked for; one that stands for all is of none. */
+static int listening_on(const struct verbs *u, const struct rdma_cm_id *id, const char *at, struct err *e)
+{
+	const char *device = u->opts.device;
+
+	if (!id->verbs || dev_is(id->verbs, device))
+		return 0;
+	return err_set(e, -ENODEV, "%s is an address of RDMA device %s, not of %s: change --listen or --rdma-device",
+		       at, ibv_get_device_name(id->verbs->device), device);
+}
+
 int v_listen(struct be *be, const struct be_addr *at, struct be_addr *bound, struct err *e)
 {
 	struct verbs *u = verbs_of(be);
@@ -399,6 +410,11 @@ int v_listen(struct be *be, const struct be_addr *at, struct be_addr *bound, str
 			: r == -EADDRNOTAVAIL || r == -ENODEV ? "; choose an address of an RDMA device (`rdma link`)"
 			: r == -EACCES                        ? "; choose a port above 1023"
 							      : "");
+		rdma_destroy_id(id);
+		return r;
+	}
+	r = listening_on(u, id, name, e);
+	if (r < 0) {
 		rdma_destroy_id(id);
 		return r;
 	}

@@ -46,7 +46,7 @@ static bool usable(struct ibv_context *ctx, uint32_t port)
 	return false;
 }
 
-static bool named(struct ibv_context *ctx, const char *name)
+bool dev_is(const struct ibv_context *ctx, const char *name)
 {
 	return !*name || !strcmp(ibv_get_device_name(ctx->device), name);
 }
@@ -63,7 +63,7 @@ static struct ibv_context *pick(const char *name, uint32_t port, char *names, si
 		int n = snprintf(names + used, cap - used, "%s%s", used ? ", " : "", ibv_get_device_name(ctx->device));
 
 		used = n < 0 ? used : min_u64(used + (size_t)n, cap - 1);
-		if (!named(ctx, name))
+		if (!dev_is(ctx, name))
 			continue;
 		if (usable(ctx, port))
 			return ctx;
@@ -124,7 +124,7 @@ int dev_find(const struct verbs_opts *o, struct ibv_context **out, struct err *e
 	int rc = 0;
 
 	pthread_mutex_lock(&lock);
-	if (last_used && named(last_used, o->device))
+	if (last_used && dev_is(last_used, o->device))
 		*out = last_used;
 	else
 		rc = find_locked(o->device, o->port, out, e);
@@ -244,7 +244,7 @@ int dev_bind(struct verbs *u, struct ibv_context *ctx, struct err *e)
 			e, -EXDEV,
 			"this worker is on RDMA device %s, the connection is over %s: choose one with --rdma-device",
 			ibv_get_device_name(u->ctx->device), ibv_get_device_name(ctx->device));
-	if (!named(ctx, u->opts.device))
+	if (!dev_is(ctx, u->opts.device))
 		return err_set(e, -ENODEV, "the peer is reached over RDMA device %s, not over %s: change --rdma-device",
 			       ibv_get_device_name(ctx->device), u->opts.device);
 	u->ctx = ctx;
@@ -321,7 +321,7 @@ static void tell_stream(struct ibv_qp *qp, int err)
 	tell(s->u, V_ASYNC_STREAM);
 }
 
-static void route(const struct ibv_context *ctx, struct ibv_async_event *ev)
+static void route(struct ibv_context *ctx, struct ibv_async_event *ev)
 {
 	switch (ev->event_type) {
 	case IBV_EVENT_QP_ACCESS_ERR:
@@ -334,7 +334,9 @@ static void route(const struct ibv_context *ctx, struct ibv_async_event *ev)
 		tell_stream(ev->element.qp, -EIO);
 		break;
 	case IBV_EVENT_PORT_ERR:
-		tell_all(ctx, V_ASYNC_PORT);
+		/* It may be long ago: events wait in the device until an instance is on it. */
+		if (!port_usable(ctx, (uint32_t)ev->element.port_num))
+			tell_all(ctx, V_ASYNC_PORT);
 		break;
 	case IBV_EVENT_DEVICE_FATAL:
 	case IBV_EVENT_CQ_ERR:

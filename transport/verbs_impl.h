@@ -313,6 +313,7 @@ static inline uint64_t wr_send(const struct v_stream *s, uint32_t seq)
 /* verbs_dev.c */
 int dev_probe(struct err *e);
 int dev_find(const struct verbs_opts *o, struct ibv_context **out, struct err *e); /* where no connection tells */
+bool dev_is(const struct ibv_context *ctx, const char *name);                      /* "": any is */
 int dev_bind(struct verbs *u, struct ibv_context *ctx, struct err *e); /* 0 too when it is bound to that already */
 void dev_unbind(struct verbs *u);
 void dev_join(struct verbs *u); /* so that the device's events find its streams */

@@ -14,6 +14,7 @@
 #   bg_wait b NAME        waits for its end: its exit status      bg_kill b NAME [SIGNAL]
 #   bg_log b NAME REGEX [SECONDS]   waits until its output has a line like it
 #   netdev_of a           the interface; rdma_of a  the RDMA device
+#   flowed a 1000         waits until a has sent 1000 KB more
 #   netem a "loss 5%"     what a sends goes through netem; `netem a` takes it off again
 
 addr_of() { if [[ $1 == a ]]; then echo 10.0.0.1; else echo 10.0.0.2; fi; }
@@ -60,6 +61,13 @@ bg_log() { # host name regex [seconds]
 	# shellcheck disable=SC2016
 	on "$1" bash -c 'for _ in $(seq $(($3 * 10))); do grep -qE "$2" "/tmp/$1.log" && exit 0
 		[[ ! -s /tmp/$1.status ]] || break; sleep 0.1; done; grep -qE "$2" "/tmp/$1.log"' bg "$2" "$3" "${4:-30}"
+}
+
+flowed() { # host kilobytes [seconds]: waits until so much more has left by its interface
+	# shellcheck disable=SC2016
+	on "$1" bash -c 'f=/sys/class/net/$0/statistics/tx_bytes; read -r was <"$f"
+		for ((i = 0; i < $2 * 20; i++)); do read -r now <"$f"; ((now - was < $1 << 10)) || exit 0; sleep 0.05; done
+		exit 1' "$(netdev_of "$1")" "$2" "${3:-30}"
 }
 
 netem() { # host [settings]

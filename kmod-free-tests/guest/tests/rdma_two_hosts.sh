@@ -36,3 +36,18 @@ test_64_streams() {
 	[[ $out == *'"verified": true'* ]] || fail "not verified: $out"
 	served b
 }
+
+test_benchmark_places_without_copies() {
+	local out
+	serve b --backend rdma
+	out=$(dwcp benchmark amst --peer 10.0.0.2 --backend rdma --streams 4 --data-size 8MB --iterations 2 --json) ||
+		fail "benchmark failed: $out"
+	echo "$out"
+	[[ $out == *'"backend": "rdma"'* ]] || fail "another backend"
+	[[ $out == *'"verified": true'* ]] || fail "not verified"
+	# Messages are copied, COMMITs among them: one for many chunks.
+	awk '{ gsub(/[",:]/, "") } $1 ~ /^(received_)?zero_copy_bytes$/ { z[++n] = $2 } $1 ~ /^(received_)?copied_bytes$/ { c[++m] = $2 }
+		END { exit !(n == 2 && m == 2 && z[1] >= 16777216 && c[1] * 100 < z[1] && c[2] * 100 < 16777216) }' <<<"$out" ||
+		fail "bytes of raw puts were copied"
+	served b
+}
