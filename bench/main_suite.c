@@ -25,6 +25,8 @@ static const struct {
 	{ "links", "1 to 512 streams over emulated links against iperf3", table_links },
 	{ "migrate", "running guests between two processes", table_migrate },
 	{ "tracking", "what dirty tracking costs a guest", table_tracking },
+	{ "simulate", "the simulator against real migrations", table_simulate },
+	{ "concurrent", "many real migrations at once", table_concurrent },
 	{ "cost", "allocations, locks and system calls per chunk", table_cost },
 	{ "tune_sim", "the search for streams against a sweep, simulated", table_tune_sim },
 	{ "modes", "mode detection against the truth", table_modes },

@@ -16,6 +16,8 @@ int table_files(struct lab *lab, struct err *e);         /* file to file, agains
 int table_links(struct lab *lab, struct err *e);         /* emulated links, against iperf3 */
 int table_migrate(struct lab *lab, struct err *e);       /* running guests between two processes */
 int table_tracking(struct lab *lab, struct err *e);      /* what dirty tracking costs a guest */
+int table_simulate(struct lab *lab, struct err *e);      /* the simulator against real migrations */
+int table_concurrent(struct lab *lab, struct err *e);    /* many real migrations at once */
 int table_cost(struct lab *lab, struct err *e);          /* allocations, locks and system calls per chunk */
 int table_tune_sim(struct lab *lab, struct err *e);      /* the search for streams, over simulated links */
 int table_modes(struct lab *lab, struct err *e);         /* mode detection against the truth */

@@ -185,7 +185,7 @@ static int run(struct bench_amst *b, struct transfer *t, const char *json)
 	if (b->opts->link[0])
 		rc = bench_link_up(b->link, &e);
 	if (rc >= 0 && b->result.own_peer) {
-		rc = bench_peer_start(&peer, t, b->link, memory, false, &e);
+		rc = bench_peer_start(&peer, t, b->link, memory, 0, &e);
 		t->peer[0] = peer.addr;
 		addr_format(t->target, sizeof(t->target), &peer.addr);
 	}

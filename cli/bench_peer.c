@@ -17,7 +17,7 @@
 #define START_WAIT_MS 20000
 #define END_WAIT_MS 3000
 #define END_STEP_MS 5
-#define SESSIONS_OF_GUESTS 4 /* one that was lost after START is asked for in another */
+#define SESSIONS_MORE 3 /* one that was lost after START is asked for in another */
 
 /* What the child says when it is ready, or cannot be; less than a pipe takes at once. */
 struct hello {
@@ -27,7 +27,7 @@ struct hello {
 };
 
 static int open_server(struct server **s, const struct transfer *t, struct bench_link *link, uint64_t memory_max,
-		       struct dest *d, struct err *e)
+		       struct dest *d, unsigned guests, struct err *e)
 {
 	const struct be_addr loopback = { .len = sizeof(struct sockaddr_in),
 					  .in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) } };
@@ -36,7 +36,7 @@ static int open_server(struct server **s, const struct transfer *t, struct bench
 		.be_opts = t->be_opts,
 		.listen = link && link->name[0] ? bench_link_addr() : loopback,
 		.workers = t->workers,
-		.sessions = d ? SESSIONS_OF_GUESTS : 1,
+		.sessions = d ? guests + SESSIONS_MORE : 1,
 		.memory_max = memory_max,
 		.service = d ? dest_service(d) : (struct service){ .ops = NULL },
 		.cpus = t->cpus.n ? t->cpus.v : NULL,
@@ -64,7 +64,7 @@ static bool session_over(struct server *s)
 }
 
 static __attribute__((noreturn)) void child(int fd, pid_t parent, const struct transfer *t, struct bench_link *link,
-					    uint64_t memory_max, bool guests)
+					    uint64_t memory_max, unsigned guests)
 {
 	struct hello h = { 0 };
 	struct dest *d = NULL;
@@ -78,7 +78,7 @@ static __attribute__((noreturn)) void child(int fd, pid_t parent, const struct t
 	if (guests)
 		h.rc = dest_open(&d, &(struct dest_config){ .memory_max = memory_max, .workers = t->workers }, &h.err);
 	if (h.rc == 0)
-		h.rc = open_server(&s, t, link, memory_max, d, &h.err);
+		h.rc = open_server(&s, t, link, memory_max, d, guests, &h.err);
 	if (h.rc == 0)
 		h.addr = *server_bound(s);
 	if (write(fd, &h, sizeof(h)) != sizeof(h) || h.rc < 0)
@@ -112,7 +112,7 @@ static int hear_hello(int fd, struct hello *h, struct err *e)
 }
 
 int bench_peer_start(struct bench_peer *p, const struct transfer *t, struct bench_link *link, uint64_t memory_max,
-		     bool guests, struct err *e)
+		     unsigned guests, struct err *e)
 {
 	struct hello h = { 0 };
 	pid_t parent = getpid();

@@ -57,6 +57,14 @@ static const struct opt rows[] = {
 	  .auto_ok = true,
 	  .unit = "NAME",
 	  .help = "of the guest, for people; auto: its kind and this process' number" },
+	{ .name = "guests",
+	  .type = OPT_U32,
+	  .offset = FIELD(guests),
+	  .def = "1",
+	  .min = 1,
+	  .max = MIGRATE_GUESTS_MAX,
+	  .help = "so many alike, all moved at once, each over a session of its own to the one destination; --streams=auto "
+		  "shares the CPUs out among them" },
 	{ .name = "peer",
 	  .type = OPT_STR,
 	  .offset = FIELD(peer),
@@ -236,7 +244,7 @@ static int settle(struct migrate_cmd *m, struct err *e)
 	return rc;
 }
 
-static int connect_peer(struct migrate_cmd *m, struct client **out, struct err *e)
+int migrate_connect(struct migrate_cmd *m, struct client **out, struct err *e)
 {
 	struct client_config cfg;
 
@@ -247,7 +255,7 @@ static int connect_peer(struct migrate_cmd *m, struct client **out, struct err *
 
 static int reconnect(void *ctx, struct client **out, struct err *e)
 {
-	return connect_peer(ctx, out, e);
+	return migrate_connect(ctx, out, e);
 }
 
 /* For what the guest waits for: requests only. */
@@ -272,7 +280,7 @@ static void progress(void *ctx, const struct migrate_progress *p)
 	migrate_progress_line(p);
 }
 
-static int make_guest(struct migrate_cmd *m, struct err *e)
+int migrate_make_guest(struct migrate_cmd *m, struct err *e)
 {
 	struct guest_work before, after;
 	uint64_t began;
@@ -297,7 +305,7 @@ static int make_guest(struct migrate_cmd *m, struct err *e)
 	return cmd_signal ? err_set(e, -EINTR, "interrupted") : 0;
 }
 
-static int move(struct migrate_cmd *m, struct err *e)
+int migrate_move(struct migrate_cmd *m, struct err *e)
 {
 	const struct migrate_opts *o = &m->opts;
 	struct migrate_config cfg = {
@@ -345,12 +353,12 @@ static int check_completed(struct migrate_cmd *m, struct guest_work *work, struc
 		return rc;
 	client_close(m->client);
 	m->client = NULL;
-	rc = connect_peer(m, &m->client, e);
+	rc = migrate_connect(m, &m->client, e);
 	return rc < 0 ? rc : check_there(m, work, e);
 }
 
 /* The guest looks at itself, wherever it is. */
-static int check_guest(struct migrate_cmd *m, struct err *e)
+int migrate_check_guest(struct migrate_cmd *m, struct err *e)
 {
 	struct guest_work work = { 0 };
 	int rc;
@@ -375,17 +383,17 @@ static int check_guest(struct migrate_cmd *m, struct err *e)
 static int run_phases(struct migrate_cmd *m, struct err *e)
 {
 	struct err why = { 0 };
-	int rc = make_guest(m, e), checked;
+	int rc = migrate_make_guest(m, e), checked;
 
 	if (rc == 0)
-		rc = connect_peer(m, &m->client, e);
+		rc = migrate_connect(m, &m->client, e);
 	if (rc < 0)
 		return rc;
 	if (m->text)
 		migrate_print_head(m);
-	rc = move(m, e);
+	rc = migrate_move(m, e);
 	client_interrupted_by(m->client, NULL);
-	checked = check_guest(m, &why);
+	checked = migrate_check_guest(m, &why);
 	m->check_err = why;
 	if (rc == 0 && checked < 0) {
 		*e = why;
@@ -414,7 +422,7 @@ static int report(const struct migrate_cmd *m, int rc, bool moved, const char *j
 
 static int run(struct migrate_cmd *m, const char *json)
 {
-	uint64_t room = m->opts.memory + ROOM_THERE;
+	uint64_t room = m->opts.guests * (m->opts.memory + ROOM_THERE);
 	struct bench_peer peer = { .pid = 0 };
 	struct err e = { 0 };
 	bool moved;
@@ -423,9 +431,14 @@ static int run(struct migrate_cmd *m, const char *json)
 	transfer_raise_limits();
 	cmd_catch_signals();
 	if (!m->opts.peer[0]) {
-		rc = bench_peer_start(&peer, &m->transfer, NULL, room, true, &e);
+		rc = bench_peer_start(&peer, &m->transfer, NULL, room, m->opts.guests, &e);
 		m->transfer.peer[0] = peer.addr;
 		addr_format(m->transfer.target, sizeof(m->transfer.target), &peer.addr);
+	}
+	if (rc >= 0 && m->opts.guests > 1) {
+		status = migrate_many(m, peer.pid, json);
+		bench_peer_stop(&peer, status == CMD_OK);
+		return status;
 	}
 	if (rc >= 0)
 		rc = run_phases(m, &e);
@@ -449,6 +462,8 @@ static int run_options(struct migrate_cmd *m, void **bases, const char *json)
 	if (!m->transfer_opts.chunk)
 		m->transfer_opts.chunk = m->transfer_opts.hde.mode ? PAGES_CHUNK_MAX : PAGES_CHUNK_MAX / 2;
 	transfer_apply_mode(&m->transfer_opts);
+	if (m->opts.guests > 1)
+		migrate_many_plan(m);
 	rc = plan(m, &e);
 	if (rc < 0) {
 		cmd_fail(usage.name, &e);

@@ -8,6 +8,8 @@
 #include "cli/bench_peer.h"
 #include "migrate/session.h"
 
+#define MIGRATE_GUESTS_MAX 512
+
 struct migrate_opts {
 	char guest[GUEST_KIND_LEN];
 	char name[GUEST_NAME_LEN];
@@ -17,7 +19,7 @@ struct migrate_opts {
 	char tracker[16];
 	uint64_t downtime_ns, timeout_ns, blackout_max_ns, doubt_ns;
 	uint64_t recover_ns;
-	uint32_t rounds, late_rounds;
+	uint32_t rounds, late_rounds, guests;
 	bool force, auto_converge;
 	uint64_t dirty_limit; /* bits/s, as an option; 0: none */
 	uint64_t warm_up_ns, settle_ns;
@@ -49,6 +51,18 @@ struct migrate_cmd {
 	struct err check_err;
 	uint64_t writes_here, writes_there; /* at the hand-over; when it was checked */
 };
+
+/* The parts of one migration: a guest that is made and runs; a session; the move; what the guest itself says then. A
+ * session belongs to the thread that opened it. */
+int migrate_make_guest(struct migrate_cmd *m, struct err *e);
+int migrate_connect(struct migrate_cmd *m, struct client **out, struct err *e);
+int migrate_move(struct migrate_cmd *m, struct err *e);
+int migrate_check_guest(struct migrate_cmd *m, struct err *e);
+
+/* Many guests at once (migrate_many.c). plan: before the transfer is planned. peer: the own process, 0: none. Returns the
+ * exit status. */
+void migrate_many_plan(struct migrate_cmd *m);
+int migrate_many(const struct migrate_cmd *m, pid_t peer, const char *json);
 
 void migrate_print_head(const struct migrate_cmd *m);
 void migrate_print(const struct migrate_cmd *m);

@@ -54,10 +54,11 @@ static const struct opt_group common_group = {
 };
 
 /* The YAML sections of all commands, so that one file serves several of them; none that no command reads. */
-static const char *const sections[] = { "log",      "output", "tcp",        "rdma",        "serve",   "send",
-					"transfer", "stats",  "tune",       "benchmark",   "hde",     "migrate",
-					"linkemu",  "link",   "hosts",      "ab",          "ba",      "guests",
-					"synth",    "kvm",    "checkpoint", "checkpoints", "restore", NULL };
+static const char *const sections[] = { "log",      "output",  "tcp",  "rdma",      "serve",      "send",
+					"transfer", "stats",   "tune", "benchmark", "hde",        "migrate",
+					"simulate", "linkemu", "link", "hosts",     "ab",         "ba",
+					"guests",   "synth",   "kvm",  "calibrate", "checkpoint", "checkpoints",
+					"restore",  NULL };
 
 struct opt_group cmd_output_group(struct cmd_output *o)
 {

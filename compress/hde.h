@@ -56,6 +56,9 @@ struct hde_opts {
 
 struct opt_group hde_group(struct hde_opts *o);
 
+/* What a mode may choose from: bit i is sel_choices[i]. */
+uint32_t hde_choices(enum hde_mode mode);
+
 struct hde_config {
 	struct hde_opts opts;
 	unsigned workers; /* 1 … HDE_WORKERS_MAX */

@@ -49,8 +49,7 @@ void rate_encoded(struct hde_enc *e, struct enc_worker *w, uint64_t began, uint6
 	sel_cost_set(&w->sel, &cost);
 }
 
-/* Bit i: choice i. */
-static uint32_t choices_of(enum hde_mode mode)
+uint32_t hde_choices(enum hde_mode mode)
 {
 	uint32_t allowed = 0;
 
@@ -81,7 +80,7 @@ struct sel_cost rate_cost(const struct hde_enc *e, const struct enc_worker *w)
 		.cpu = e->cfg.opts.cpu,
 		.link_bytes_per_s = link,
 		.receiver = receiver > 0 ? receiver / workers : 1,
-		.allowed = choices_of(mode),
+		.allowed = hde_choices(mode),
 	};
 }
 

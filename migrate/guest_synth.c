@@ -61,7 +61,7 @@ struct synth {
 	struct writer w[THREADS_MAX];
 };
 
-static const char *const pattern_names[] = { "uniform", "zipf", "sequential", "bursty", "phases", NULL };
+const char *const synth_pattern_names[] = { "uniform", "zipf", "sequential", "bursty", "phases", NULL };
 
 #define FIELD(f) offsetof(struct synth_opts, f)
 
@@ -70,7 +70,7 @@ static const struct opt rows[] = {
 	  .type = OPT_ENUM,
 	  .offset = FIELD(pattern),
 	  .def = "uniform",
-	  .values = pattern_names,
+	  .values = synth_pattern_names,
 	  .help = "which pages are written; bursty: a fifth of each second at five times the rate; phases: the working set "
 		  "moves every 2 s" },
 	{ .name = "dirty-rate",

@@ -19,6 +19,8 @@ enum synth_pattern {
 	SYNTH_PATTERNS
 };
 
+extern const char *const synth_pattern_names[]; /* NULL-terminated, same order */
+
 struct synth_opts {
 	int pattern;
 	double dirty_rate;  /* page writes per second, in percent of memory's pages */
