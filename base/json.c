@@ -99,10 +99,19 @@ static int write_all(int fd, const char *text, size_t len)
 	return 0;
 }
 
+static bool is_standard(const char *path)
+{
+	return !path || !*path || strcmp(path, "-") == 0;
+}
+
 static int failed(struct err *e, int rc, const char *path)
 {
-	return err_set(e, rc, "writing the result to %.180s: %s; check the directory and its free space", path,
-		       strerror(-rc));
+	const char *remedy = rc == -EISDIR       ? "name a file in it"
+			     : is_standard(path) ? "lead it elsewhere"
+						 : "check the directory and its free space";
+
+	return err_set(e, rc, "writing the result to %.180s: %s; %s", is_standard(path) ? "standard output" : path,
+		       strerror(-rc), remedy);
 }
 
 /* /dev/stdout, a pipe or a terminal cannot be renamed over. */
@@ -155,18 +164,16 @@ out:
 	return rc ? failed(e, rc, path) : 0;
 }
 
-static bool is_standard(const char *path)
-{
-	return !path || !*path || strcmp(path, "-") == 0;
-}
-
 int json_check(const char *path, struct err *e)
 {
 	const char *slash = is_standard(path) ? NULL : strrchr(path, '/');
 	char dir[PATH_MAX];
+	struct stat st;
 
 	if (is_standard(path))
 		return 0;
+	if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+		return failed(e, -EISDIR, path);
 	if (is_special(path))
 		return access(path, W_OK) ? failed(e, -errno, path) : 0;
 	if (snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - path) + 1 : 1, slash ? path : ".") >=
@@ -191,7 +198,7 @@ int json_write(const json_t *obj, const char *path, struct err *e)
 		/* what was printed before comes first */
 		rc = fflush(stdout) ? -errno : write_all(STDOUT_FILENO, text, len);
 		if (rc)
-			failed(e, rc, "standard output");
+			failed(e, rc, path);
 	} else if (is_special(path)) {
 		rc = write_special(path, text, len, e);
 	} else {

@@ -72,7 +72,7 @@ void opt_offer(struct opt_nearest *near, const char *candidate)
 {
 	size_t len = strlen(near->wanted);
 	unsigned d = edit_distance(near->wanted, candidate);
-	unsigned far = len < 6 ? 2 : len < 12 ? 3 : 4;
+	unsigned far = len < 4 ? 1 : len < 6 ? 2 : len < 12 ? 3 : 4;
 
 	/* a beginning of the name is near however long the rest is, but less so than a misspelling */
 	if (d > far && len >= 3 && strncmp(near->wanted, candidate, len) == 0)

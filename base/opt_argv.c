@@ -76,6 +76,8 @@ static int long_flag(struct args *a, struct arg *arg, const char *name)
 	snprintf(arg->where, sizeof arg->where, "--%s", plain);
 	arg->value = equals ? equals + 1 : NULL;
 
+	if (strcmp(plain, "help") == 0)
+		return err_set(a->e, -EINVAL, "--help takes no value: write --help");
 	if (strcmp(plain, "config") == 0) {
 		int rc = equals ? 0 : take_value(a, arg, NULL);
 
@@ -175,14 +177,27 @@ static bool help_wanted(int argc, char **argv)
 	return false;
 }
 
+/* "--peer=": a variable of a script was empty, and not an option that was left out. Other types refuse it themselves. */
+static int empty_text(const struct args *a, const struct arg *arg)
+{
+	char syntax[96];
+
+	opt_syntax(arg->row, syntax, sizeof syntax);
+	return err_set(a->e, -EINVAL, "%s has an empty value: write %s=%s, or leave it out", arg->where, arg->where,
+		       syntax);
+}
+
 static int check_form(struct args a, bool operands_ok)
 {
 	struct arg arg;
 	int kind;
 
-	while ((kind = next_arg(&a, &arg)) > 0)
+	while ((kind = next_arg(&a, &arg)) > 0) {
 		if (kind == ARG_OPERAND && !operands_ok)
 			return err_set(a.e, -EINVAL, "unexpected argument \"%.64s\": see --help", arg.operand);
+		if (kind == ARG_OPTION && arg.row->type == OPT_STR && !*arg.value)
+			return empty_text(&a, &arg);
+	}
 	return kind;
 }
 

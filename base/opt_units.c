@@ -65,7 +65,7 @@ static int parse_scaled(const char *s, const struct unit *units, size_t n, uint6
 	return 0;
 }
 
-/* K M G T P E, 1024-based, with or without B or iB, in either case. */
+/* K M G T P E, 1024-based, with or without B or iB, in either case; but "Mb" is a million bits to many. */
 int parse_size(const char *s, uint64_t *bytes)
 {
 	static const char letters[] = "KMGTPE";
@@ -82,6 +82,8 @@ int parse_size(const char *s, uint64_t *bytes)
 	} else if (*unit) {
 		letter = strchr(letters, *unit & ~0x20);
 		if (!letter || (unit[1] && strcasecmp(unit + 1, "B") != 0 && strcasecmp(unit + 1, "iB") != 0))
+			return -EINVAL;
+		if (*unit == *letter && unit[1] == 'b')
 			return -EINVAL;
 		found.factor = 1024ull << 10 * (letter - letters);
 	}

@@ -222,6 +222,8 @@ static int first_use(const struct loader *l, unsigned *seen, const char *section
 static int unknown_section(const struct loader *l, const char *name)
 {
 	struct opt_nearest near = { .wanted = name };
+	char list[128] = "";
+	size_t used = 0;
 
 	for (size_t g = 0; g < l->n; g++)
 		opt_offer(&near, l->groups[g].name);
@@ -230,7 +232,9 @@ static int unknown_section(const struct loader *l, const char *name)
 	opt_offer_rows(&near, l->groups, l->n, NULL);
 	if (near.best)
 		return FAIL(l, "there is no section or option \"%.*s\": did you mean %s?", SHOWN, name, near.best);
-	return FAIL(l, "there is no section or option \"%.*s\": see --help", SHOWN, name);
+	for (size_t g = 0; g < l->n && used < sizeof list; g++)
+		used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", g ? ", " : "", l->groups[g].name);
+	return FAIL(l, "there is no section or option \"%.*s\": the sections here are %s", SHOWN, name, list);
 }
 
 /* The current event is a key of the outermost map: a section, or an option that stands by itself. */
@@ -244,7 +248,7 @@ static int load_top(struct loader *l)
 	if (rc)
 		return rc;
 	if (l->event.type != YAML_SCALAR_EVENT)
-		return FAIL(l, "the name of a section was expected%s", ": write e.g. \"amst:\"");
+		return FAIL(l, "the name of a section was expected: write e.g. \"%s:\"", l->groups[0].name);
 	rc = scalar_text(l, &name);
 	if (rc)
 		return rc;
@@ -299,7 +303,8 @@ static int load_stream(struct loader *l)
 				rc = refuse_extras(l);
 			if (!rc && l->event.type != YAML_MAPPING_START_EVENT &&
 			    !(l->event.type == YAML_SCALAR_EVENT && !l->event.data.scalar.length))
-				rc = FAIL(l, "sections are expected%s", ": write e.g. \"amst:\" and options below it");
+				rc = FAIL(l, "sections are expected: write e.g. \"%s:\" and options below it",
+					  l->groups[0].name);
 			break;
 		default:
 			rc = load_top(l);

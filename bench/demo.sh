@@ -62,8 +62,10 @@ touch -d '2001-02-03 04:05:06.789' "$dir/out/disk.img"
 
 "$dwcp" serve --listen=127.0.0.1:0 --store="$dir/in" --stats-socket=none >"$dir/serve.out" 2>"$dir/serve.err" &
 server=$!
+at=
 for ((i = 0; i < 200; i++)); do
-	at=$(sed -n 's/^listening on //p' "$dir/serve.out")
+	# the shell in the background may not have made it yet
+	[[ ! -e $dir/serve.out ]] || at=$(sed -n 's/^listening on //p' "$dir/serve.out")
 	[[ -z $at ]] || break
 	kill -0 "$server" 2>/dev/null || fail "the receiver did not start"
 	sleep 0.05

@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "base/util.h"
 #include "cli/bench_amst.h"
+#include "cli/cmd.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -68,7 +69,7 @@ void bench_amst_print_head(const struct bench_amst *b)
 	printf("%s a transfer, regions of %s (pages: %s here, %s there), session set-up %.2f ms\n",
 	       format_size(data, sizeof(data), r->data_bytes), format_size(region, sizeof(region), r->region_bytes),
 	       huge_kind_name(r->pages), huge_kind_name(r->peer_pages), (double)r->setup_ns / 1e6);
-	fflush(stdout);
+	cmd_flush();
 }
 
 void bench_amst_print_interval(const struct bench_amst *b, const struct bench_interval *i)
@@ -80,7 +81,7 @@ void bench_amst_print_interval(const struct bench_amst *b, const struct bench_in
 	if (!b->opts->reverse)
 		printf("  retr %llu", (unsigned long long)i->retransmits);
 	putchar('\n');
-	fflush(stdout);
+	cmd_flush();
 }
 
 static void print_costs(const struct bench_amst *b)
@@ -143,7 +144,7 @@ void bench_amst_print(const struct bench_amst *b)
 		       "verified", digest, (unsigned long long)r->chunks, sum);
 	else
 		printf("  %-16s no%s\n", "verified", r->interrupted ? ": interrupted" : "");
-	fflush(stdout);
+	cmd_flush();
 }
 
 /* ---- JSON -------------------------------------------------------------------------------------- */

@@ -292,21 +292,22 @@ static int fill_from_file(struct bench_amst *b, struct err *e)
 	uint64_t len = b->region.len, have = 0;
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	ssize_t n = fd < 0 ? -1 : 1;
+	int rc = fd < 0 ? -errno : 0;
 
 	bar(b, "reading", len);
 	while (n > 0 && have < len && !cmd_signal) {
 		n = pread(fd, p + have, min_u64(PIECE, len - have), (off_t)have);
+		rc = n < 0 ? -errno : 0;
 		have += n > 0 ? (uint64_t)n : 0;
 		progress_update(&b->progress, have, now());
 	}
 	progress_clear(&b->progress);
 	if (n < 0 || !have) {
-		int rc = n < 0 ? -errno : -ENODATA;
-
-		err_set(e, rc, "--content: cannot read \"%.200s\": %s", path, n < 0 ? strerror(-rc) : "it is empty");
+		err_set(e, n < 0 ? rc : -ENODATA, "--content: cannot read \"%.200s\": %s; name a file with contents",
+			path, n < 0 ? strerror(-rc) : "it is empty");
 		if (fd >= 0)
 			close(fd);
-		return rc;
+		return e->code;
 	}
 	close(fd);
 	for (uint64_t at = have; at < len; at += have)

@@ -55,6 +55,9 @@ int cmd_options(const struct cmd_usage *u, const struct opt_group *groups, size_
 /* `dwcp: NAME: why` on standard error; returns CMD_FAILED. */
 int cmd_fail(const char *name, const struct err *e);
 
+/* Sends off what was printed. <0: why results could not be written, now or at an earlier call; main tells it, too. */
+int cmd_flush(void);
+
 /* The common option `--json[=FILE]`: a command puts this group among its own. */
 struct cmd_output {
 	char json[4096]; /* "" no JSON, "-" standard output, else a file */

@@ -377,7 +377,8 @@ static void close_all(struct serve *s)
 	store_close(s->store);
 }
 
-static void announce(const struct serve *s)
+/* Who started it waits for this line. */
+static int announce(const struct serve *s, struct err *e)
 {
 	const struct be_addr *bound = server_bound(s->server);
 	char at[64];
@@ -386,7 +387,11 @@ static void announce(const struct serve *s)
 	if (!addr_is_loopback(bound))
 		log_warn("listening on %s without keys: whoever reaches this port may send", at);
 	printf("listening on %s\n", at);
-	fflush(stdout);
+	if (cmd_flush() < 0)
+		return err_set(e, cmd_flush(),
+			       "cannot say \"listening on %s\" on standard output: %s; lead it elsewhere", at,
+			       strerror(-cmd_flush()));
+	return 0;
 }
 
 /* True when --once has had its session; *failed: it did not end in order. */
@@ -447,10 +452,10 @@ int cmd_serve(int argc, char **argv)
 		return rc == -EINVAL ? CMD_USAGE : CMD_FAILED;
 	}
 	rc = open_all(&s, &e);
-	if (rc >= 0) {
-		announce(&s);
+	if (rc >= 0)
+		rc = announce(&s, &e);
+	if (rc >= 0)
 		rc = run(&s, &e);
-	}
 	close_all(&s);
 	if (rc < 0)
 		cmd_fail(usage.name, &e);

@@ -3,9 +3,11 @@
 #include "cli/cmd.h"
 #include "base/util.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 const char cmd_version[] = DWCP_VERSION;
 
@@ -129,12 +131,8 @@ static int run(int argc, char **argv)
 /* Results that did not arrive are a failure. A reader that went away (`| head`) knows that it did. */
 static int flush_results(int status)
 {
-	int err = 0;
+	int err = -cmd_flush();
 
-	if (fflush(stdout))
-		err = errno;
-	else if (ferror(stdout))
-		err = EIO;
 	if (!err || status != CMD_OK)
 		return status;
 	if (err != EPIPE)
@@ -142,8 +140,17 @@ static int flush_results(int status)
 	return CMD_FAILED;
 }
 
+/* A socket or a file that got the number of a standard stream would take its text: it stays closed to writing. */
+static void keep_closed(void)
+{
+	for (int fd = 0; fd <= 2; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd ? O_RDONLY : O_WRONLY) < 0)
+			exit(CMD_FAILED);
+}
+
 int main(int argc, char **argv)
 {
+	keep_closed();
 	signal(SIGPIPE, SIG_IGN);
 	return flush_results(run(argc - 1, argv + 1));
 }

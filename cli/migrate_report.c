@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What `dwcp migrate` prints. */
 #include "base/util.h"
+#include "cli/cmd.h"
 #include "cli/migrate.h"
 #include <stdio.h>
 #include <string.h>
@@ -60,7 +61,7 @@ void migrate_print_head(const struct migrate_cmd *m)
 	       m->guest_writes_per_s, m->opts.peer[0] ? m->transfer.target : "own process", m->transfer.ops->name,
 	       m->transfer.streams, migrate_policies[m->opts.policy].name, tracker ? ", tracker " : "",
 	       tracker ? tracker : "");
-	fflush(stdout);
+	cmd_flush();
 }
 
 static void print_rounds(const struct migrate_result *r)
@@ -142,7 +143,7 @@ void migrate_print(const struct migrate_cmd *m)
 		printf("  %-16s %s, %llu writes%s\n", "guest's check", m->check_ok ? "good" : m->check_err.why,
 		       (unsigned long long)m->writes_there,
 		       r->outcome == OUTCOME_COMPLETED ? " (it goes on at the destination)" : " (it goes on here)");
-	fflush(stdout);
+	cmd_flush();
 }
 
 /* ---- JSON -------------------------------------------------------------------------------------- */

@@ -53,11 +53,11 @@ static const struct opt_group common_group = {
 	.name = "log", .help = "Common options", .rows = common_rows, .n = ARRAY_LEN(common_rows), .base = &common
 };
 
-/* The YAML sections of all commands, so that one file serves several of them. */
-static const char *const sections[] = { "log",  "output",   "tcp",       "rdma",     "mem",     "amst",      "serve",
-					"send", "transfer", "benchmark", "bench",    "store",   "stats",     "tune",
-					"hde",  "predict",  "migrate",   "simulate", "linkemu", "link",      "hosts",
-					"ab",   "ba",       "guests",    "synth",    "kvm",     "calibrate", NULL };
+/* The YAML sections of all commands, so that one file serves several of them; none that no command reads. */
+static const char *const sections[] = { "log",      "output", "tcp",      "rdma",      "serve", "send",
+					"transfer", "stats",  "tune",     "benchmark", "hde",   "migrate",
+					"linkemu",  "link",   "hosts",    "ab",        "ba",    "guests",
+					"synth",    "kvm",    "simulate", "calibrate", NULL };
 
 struct opt_group cmd_output_group(struct cmd_output *o)
 {
@@ -78,6 +78,18 @@ int cmd_fail(const char *name, const struct err *e)
 	/* It may name files, or be a peer's text: a terminal must not take it for a command. */
 	fprintf(stderr, "dwcp: %s: %s\n", name, client_clean(shown.why));
 	return CMD_FAILED;
+}
+
+int cmd_flush(void)
+{
+	static int first;
+
+	/* A stream that has failed forgets what it held, and why. */
+	if (fflush(stdout) && !first)
+		first = -errno;
+	else if (ferror(stdout) && !first)
+		first = -EIO;
+	return first;
 }
 
 static void on_signal(int sig)

@@ -92,15 +92,16 @@ void batch_report(struct send_job *job, struct batch_item *it, int status, const
 
 /* ---- open and close there ---------------------------------------------------------------------- */
 
-/* Reads {n, statuses}; an entry that was fine and is refused is reported. */
-static int take_statuses(struct send_job *job, struct batch *b, struct rcur *in, bool have, struct err *e)
+/* Reads {n, statuses} of these entries, NULL: of all; one that was fine and is refused is reported. */
+static int take_statuses(struct send_job *job, struct batch *b, struct rcur *in, const uint32_t *of, uint32_t n_of,
+			 bool have, struct err *e)
 {
 	uint32_t n = get_u16(in);
 
-	if (n != b->n)
+	if (n != n_of)
 		in->bad = true;
 	for (uint32_t i = 0; i < n && !in->bad; i++) {
-		struct batch_item *it = &b->v[i];
+		struct batch_item *it = &b->v[of ? of[i] : i];
 		struct msg_file_status st;
 
 		wire_get(in, &wire_file_status, &st);
@@ -138,7 +139,7 @@ int batch_open(struct send_job *job, struct batch *b, bool resume, struct err *e
 	if (w.bad)
 		return err_set(e, -EMSGSIZE, "a request of %u files is too long", b->n);
 	rc = client_call(job->client, MSG_FILES_OPEN, b->scratch, (uint32_t)(w.p - b->scratch), &in, e);
-	return rc < 0 ? rc : take_statuses(job, b, &in, true, e);
+	return rc < 0 ? rc : take_statuses(job, b, &in, NULL, b->n, true, e);
 }
 
 static void count_complete(struct send_job *job, const struct batch_item *it)
@@ -170,7 +171,7 @@ int batch_close(struct send_job *job, struct batch *b, bool folders, struct err 
 	}
 	rc = client_call(job->client, MSG_FILES_CLOSE, b->scratch, (uint32_t)(w.p - b->scratch), &in, e);
 	if (rc >= 0)
-		rc = take_statuses(job, b, &in, false, e);
+		rc = take_statuses(job, b, &in, NULL, b->n, false, e);
 	for (uint32_t i = 0; rc >= 0 && i < b->n; i++)
 		if (!b->v[i].status && (folders || b->v[i].entry->kind == STORE_FILE))
 			count_complete(job, &b->v[i]);
@@ -281,6 +282,29 @@ static int plan_file(struct send_job *job, struct batch *b, uint32_t object, str
 	return rc;
 }
 
+/* A file that was compared is made ready over there to be written to. */
+static int prepare(struct send_job *job, struct batch *b, struct err *e)
+{
+	struct wcur w = wcur_init(b->scratch, WIRE_CTL_MAX - WIRE_HEAD);
+	uint32_t file[BATCH_FILES], n = 0;
+	struct rcur in;
+	int rc;
+
+	for (uint64_t i = 0; i < b->n_ext; i++) {
+		uint32_t id = b->ext[i].object;
+
+		if (b->v[id].have && !b->v[id].status && (!n || file[n - 1] != id))
+			file[n++] = id;
+	}
+	if (!n)
+		return 0;
+	put_u16(&w, (uint16_t)n);
+	for (uint32_t i = 0; i < n; i++)
+		put_u32(&w, file[i]);
+	rc = client_call(job->client, MSG_FILES_WRITE, b->scratch, (uint32_t)(w.p - b->scratch), &in, e);
+	return rc < 0 ? rc : take_statuses(job, b, &in, file, n, false, e);
+}
+
 int batch_plan(struct send_job *job, struct batch *b, struct err *e)
 {
 	b->n_ext = 0;
@@ -300,5 +324,5 @@ int batch_plan(struct send_job *job, struct batch *b, struct err *e)
 			batch_report(job, it, it->read_error, why.why);
 		}
 	}
-	return 0;
+	return prepare(job, b, e);
 }

@@ -377,6 +377,9 @@ static int plan_backend(struct transfer *t, const struct transfer_opts *o, const
 	if (o->hde.mode && o->chunk > HDE_CHUNK_MAX)
 		rc = err_set(e, -EINVAL,
 			     "--chunk-size: what is compressed goes in chunks of at most 1 MB; choose less");
+	if (o->hde.mode && !(o->hde.cpu > 0))
+		rc = err_set(e, -EINVAL, "--compress-cpu: %g leaves compression no time; choose more, at most 1",
+			     o->hde.cpu);
 	if (rc >= 0)
 		rc = transfer_backend(list, &o->tcp, &o->rdma, &t->ways, &t->ops, &t->be_opts, e);
 	t->opts = o;

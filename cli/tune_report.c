@@ -115,7 +115,7 @@ void tune_print(const struct tune_run *r)
 	printf("best: %u stream%s, chunks of %s, %s: %.1f Mb/s +- %.1f\n", best->p.streams,
 	       best->p.streams == 1 ? "" : "s", format_size(chunk, sizeof(chunk), best->p.chunk), r->cc[best->p.cc],
 	       mbps(best->rate), mbps(best->error));
-	fflush(stdout);
+	cmd_flush();
 }
 
 /* ---- JSON -------------------------------------------------------------------------------------- */

@@ -42,6 +42,18 @@ static void literals(void **state)
 	}
 }
 
+/* The resolver would take it for the end of an IPv4 address. */
+static void lone_port(void **state)
+{
+	struct be_addr a[4];
+	struct err e = { 0 };
+
+	(void)state;
+	assert_int_equal(addr_resolve("21009", 7411, true, a, 4, &e), -EINVAL);
+	assert_non_null(strstr(e.why, "looks like a port; write ADDRESS:21009"));
+	assert_int_equal(addr_resolve("80", 7411, false, a, 4, &e), -EINVAL);
+}
+
 static void names(void **state)
 {
 	struct be_addr a[8];
@@ -229,9 +241,10 @@ static void table(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(literals),     cmocka_unit_test(names),        cmocka_unit_test(bad_input),
-		cmocka_unit_test(unknown_name), cmocka_unit_test(scope_id),     cmocka_unit_test(listening),
-		cmocka_unit_test(loopback),     cmocka_unit_test(small_buffer), cmocka_unit_test(table),
+		cmocka_unit_test(literals),  cmocka_unit_test(lone_port),    cmocka_unit_test(names),
+		cmocka_unit_test(bad_input), cmocka_unit_test(unknown_name), cmocka_unit_test(scope_id),
+		cmocka_unit_test(listening), cmocka_unit_test(loopback),     cmocka_unit_test(small_buffer),
+		cmocka_unit_test(table),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -62,9 +62,9 @@ static void sizes(void **state)
 	(void)state;
 	accepts(parse_size, good, ARRAY_LEN(good));
 	refuses(parse_size, -EINVAL,
-		(const char *const[]){ "",     " ",     "KB",    "-1",   "+1",   " 1",  "1 ",   "1KB ",
-				       "1KBx", "1KiBs", "1XB",   "1.",   ".5",   "1.5", "1.5B", "1e3",
-				       "0x10", "1,000", "1_000", "auto", "1K B", "1iB", NULL });
+		(const char *const[]){ "",      " ",    "KB",   "-1",  "+1",   " 1",   "1 ",  "1KB ", "1KBx",
+				       "1KiBs", "1XB",  "1.",   ".5",  "1.5",  "1.5B", "1e3", "0x10", "1,000",
+				       "1_000", "auto", "1K B", "1iB", "10Mb", "1Gb",  NULL });
 	refuses(parse_size, -ERANGE,
 		(const char *const[]){ "18446744073709551616", "16EB", "99999999999999999999999999", "17179869184GB",
 				       NULL });

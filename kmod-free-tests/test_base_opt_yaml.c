@@ -153,8 +153,9 @@ static void mistakes_are_located(void **state)
 	refuses("amst:\n  stream: 3\n", 2, "section amst has no option \"stream\": did you mean streams?");
 	refuses("\namst:\n  qqqqqq: 3\n", 3, "section amst has no option \"qqqqqq\": see --help");
 	refuses("amst:\n  verify: yes\n", 2, "section amst has no option \"verify\": it belongs in section tcp");
+	refuses("foo:\n  streams: 3\n", 1, "there is no section or option \"foo\": the sections here are amst, tcp");
 	refuses("amts:\n  streams: 3\n", 1, "there is no section or option \"amts\": did you mean amst?");
-	refuses("zzzzzzzz: 3\n", 1, "there is no section or option \"zzzzzzzz\": see --help");
+	refuses("zzzzzzzz: 3\n", 1, "there is no section or option \"zzzzzzzz\": the sections here are amst, tcp");
 	refuses("amst:\n  streams: 513\n", 2, "amst: streams: 513 is out of range: choose 1 to 512");
 	refuses("tcp:\n  verify: perhaps\n", 2, "tcp: verify: \"perhaps\" is not understood: write yes or no");
 	refuses("amst: {checksum: md5}", 1, "amst: checksum: there is no \"md5\": choose none, crc32c or xxh3");

@@ -28,8 +28,8 @@ begin() { # options of migrate…
 	until_ok 30 grep -q 'guest box runs here' "$dir/serve.err"
 }
 
-guests() { timeout 20 "$DWCP" linkemu exec --name="$L" B "$DWCP" guests 198.18.0.2 "$@"; }
-phase() { [[ $(guests | awk '{ print $2 }') == "$1" ]]; }
+there() { timeout 20 "$DWCP" linkemu exec --name="$L" B "$DWCP" "$@"; }
+phase() { [[ $(there guests 198.18.0.2 | awk '{ print $2 }') == "$1" ]]; }
 
 t_the_link_breaks_and_comes_back() {
 	begin
@@ -48,11 +48,11 @@ t_the_source_is_killed() {
 	kill -9 $mover
 	until_ok 60 phase halted
 	grep -q 'dwcp guests --drop' "$dir/serve.err" || fail "$(cat "$dir/serve.err")"
-	id=$(guests | awk '{ print $1 }')
-	expect 1 'still at its source' guests --resume="$id"
-	expect 1 'halted' guests --check="$id"
-	expect 0 '' guests --drop="$id"
-	[[ -z $(guests) ]] || fail "$(guests)"
+	id=$(there guests 198.18.0.2 | awk '{ print $1 }')
+	expect 1 'still at its source' there guests 198.18.0.2 --resume="$id"
+	expect 1 'halted' there guests 198.18.0.2 --check="$id"
+	expect 0 '' there guests 198.18.0.2 --drop="$id"
+	[[ -z $(there guests 198.18.0.2) ]] || fail "$(there guests 198.18.0.2)"
 }
 
 t_the_destination_is_killed() {

@@ -191,4 +191,21 @@ t_fifty_kills() {
 	stop
 }
 
+# What is equal over there stays what it is: its other names, and no flush for nothing.
+t_equal_files_stay() {
+	serve --store="$dir/store"
+	mkdir "$dir/tree"
+	head -c 3M /dev/urandom >"$dir/tree/a"
+	echo b >"$dir/tree/b"
+	expect 0 '' dwcp send -r "$dir/tree" "$at"
+	ln "$dir/store/tree/a" "$dir/store/other"
+	echo c >"$dir/tree/b"
+	touch -d '2003-04-05 06:07:08.9' "$dir/tree/a"
+	expect 0 'files +2' dwcp send -r --resume "$dir/tree" "$at"
+	[[ $dir/store/other -ef $dir/store/tree/a ]] || fail "an equal file was replaced"
+	[[ $(stat -c '%a %y' "$dir/tree/a") == "$(stat -c '%a %y' "$dir/store/tree/a")" ]] || fail "mode or time"
+	diff -r "$dir/tree" "$dir/store/tree" || fail "not equal"
+	stop
+}
+
 run_tests

@@ -313,10 +313,11 @@ static void test_damaged_message_costs_the_connection(void **state)
 static void test_truncated_and_oversized(void **state)
 {
 	static uint8_t big[WIRE_CTL_MAX - WIRE_HEAD];
-	static const uint16_t types[] = { MSG_REGION,   MSG_XFER_BEGIN, MSG_PULL,        MSG_PULL_WAIT,   MSG_DIGEST,
-					  MSG_INFO,     MSG_FILES_OPEN, MSG_FILE_HASH,   MSG_FILES_CLOSE, MSG_PULL_STOP,
-					  MSG_XFER_END, MSG_HELLO,      MSG_STREAM_LOST, MSG_GOODBYE,     MSG_COMMIT,
-					  MSG_ACK,      60000 };
+	static const uint16_t types[] = {
+		MSG_REGION,     MSG_XFER_BEGIN,  MSG_PULL,        MSG_PULL_WAIT,   MSG_DIGEST,    MSG_INFO,
+		MSG_FILES_OPEN, MSG_FILE_HASH,   MSG_FILES_CLOSE, MSG_FILES_WRITE, MSG_PULL_STOP, MSG_XFER_END,
+		MSG_HELLO,      MSG_STREAM_LOST, MSG_GOODBYE,     MSG_COMMIT,      MSG_ACK,       60000
+	};
 	uint8_t *too_big;
 
 	(void)state;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The file store: what an interrupted transfer leaves, and how the next one goes on from it. */
 #include "kmod-free-tests/store_fixture.h"
+#include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <setjmp.h>
@@ -9,6 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #define MB ((size_t)1 << 20)
@@ -65,12 +68,21 @@ static void test_resume_from_complete_file(void **state)
 	f = begin("f", len, true, len);
 	assert_true(same(hash_one(f, 0), digest128_of(data, MB)));
 	assert_false(same(hash_one(f, 1), digest128_of(data + MB, MB)));
+	assert_int_equal(tree_count(dir), 1); /* compared in place */
+	assert_int_equal(store_write(f, data, MB, 0), -EINVAL);
+	assert_int_equal(store_prepare(f, NULL), 0);
+	assert_int_equal(store_prepare(f, NULL), 0);
+	assert_true(same(hash_one(f, 0), digest128_of(data, MB)));
 	put(f, data + MB, MB, MB);
 	tree_expect(dir, "f", old, len);
 	finish(f, false);
 	tree_expect(dir, "f", data, len);
 	/* Only a copy, nothing written: it may have taken longer than the sender waited, and the next try goes on from it. */
 	f = begin("f", len + 9, true, len);
+	store_abandon(f, true);
+	assert_int_equal(tree_count(dir), 1);
+	f = begin("f", len + 9, true, len);
+	assert_int_equal(store_prepare(f, NULL), 0);
 	store_abandon(f, true);
 	assert_true(tree_has(dir, ".f.dwcp-part"));
 	f = begin("f", len + 9, true, len + 9);
@@ -80,6 +92,60 @@ static void test_resume_from_complete_file(void **state)
 	tree_expect(dir, "f", data, len);
 	free(old);
 	free(data);
+}
+
+/* An equal file stays what it is, with its other names; only mode and time follow. */
+static void test_equal_file_stays(void **state)
+{
+	uint8_t *data = data_new(MB + 5, 11);
+	struct stat before, after;
+	struct store_file *f;
+
+	(void)state;
+	tree_write(dir, "f", data, MB + 5);
+	before = tree_stat(dir, "f");
+	f = begin("f", MB + 5, true, MB + 5);
+	assert_true(same(hash_one(f, 1), digest128_of(data + MB, 5)));
+	assert_int_equal(tree_count(dir), 1);
+	finish(f, true);
+	after = tree_stat(dir, "f");
+	assert_int_equal(before.st_ino, after.st_ino);
+	assert_int_equal(after.st_mode & 07777, 0644);
+	assert_int_equal(after.st_mtim.tv_sec, 1000000000);
+	assert_int_equal(after.st_mtim.tv_nsec, 123456789);
+	finish(begin("f", MB + 5, true, MB + 5), false);
+	before = tree_stat(dir, "f");
+	assert_memory_equal(&after.st_ctim, &before.st_ctim, sizeof after.st_ctim);
+	tree_expect(dir, "f", data, MB + 5);
+	/* Another length is never equal. */
+	finish(begin("f", MB, true, MB), false);
+	tree_expect(dir, "f", data, MB);
+	assert_int_equal(tree_count(dir), 1);
+	free(data);
+}
+
+/* What was compared gave way, or was written to: it must not pass for what was sent. */
+static void test_equal_file_changes(void **state)
+{
+	struct err e = { 0 };
+	struct store_file *f;
+
+	(void)state;
+	tree_write(dir, "f", "abc", 3);
+	f = begin("f", 3, true, 3);
+	assert_int_equal(unlink(tree_path(dir, "f")), 0);
+	tree_write(dir, "f", "xyz", 3);
+	assert_int_equal(store_finish(f, false, &e), -ESTALE);
+	tree_expect(dir, "f", "xyz", 3);
+	f = begin("f", 3, true, 3);
+	tree_write(dir, "f", "xyzw", 4);
+	assert_int_equal(store_prepare(f, &e), -ESTALE);
+	assert_int_equal(store_finish(f, false, &e), -ESTALE);
+	assert_int_equal(tree_count(dir), 1);
+	f = begin("f", 4, true, 4);
+	assert_int_equal(unlink(tree_path(dir, "f")), 0);
+	assert_int_equal(store_finish(f, false, &e), -ESTALE);
+	assert_int_equal(tree_count(dir), 0);
 }
 
 static void test_resume_with_other_sizes(void **state)
@@ -200,6 +266,8 @@ int main(void)
 		TEST(test_abandon),
 		TEST(test_resume_from_part),
 		TEST(test_resume_from_complete_file),
+		TEST(test_equal_file_stays),
+		TEST(test_equal_file_changes),
 		TEST(test_resume_with_other_sizes),
 		TEST(test_killed_before_finish),
 		TEST(test_long_and_odd_names),

@@ -174,7 +174,7 @@ static unsigned neighbours(const struct fill *f, struct client *c)
 {
 	struct be_info path;
 	uint64_t rtt = client_path(c, &path) == 0 ? path.rtt_ns : 0;
-	double ns = (double)(NEAR_NS + rtt / 4);
+	double ns = (double)NEAR_NS + (double)rtt / 4;
 
 	return (unsigned)min_u64(
 		(uint64_t)(ns * (double)__atomic_load_n(&f->rate, __ATOMIC_RELAXED) / 1e9 / GUEST_PAGE),
@@ -363,13 +363,13 @@ static int run_shared(struct fill *f, struct client *c, struct err *e)
 
 static int run_apart(struct fill *f, struct client *bulk, struct err *e)
 {
-	int rc, done = 0;
+	int rc, done;
 
 	tell(f, true);
 	rc = send_bulk(f, bulk, 0, e);
 	__atomic_store_n(&f->all_sent, rc == 0, __ATOMIC_RELEASE);
 	/* The other session is kept alive until the destination says that nothing is missing. */
-	while (rc >= 0 && !(done = __atomic_load_n(&f->done, __ATOMIC_ACQUIRE)))
+	while (rc >= 0 && !__atomic_load_n(&f->done, __ATOMIC_ACQUIRE))
 		rc = client_turn(bulk, TURN_NS, e);
 	end_urgent(f);
 	done = f->done;

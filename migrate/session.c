@@ -358,9 +358,10 @@ static int blackout(struct migration *m, struct err *e)
 		rc = look(m, &s, &pending, e);
 	at = now_of(m);
 	b->look_ns = at - m->paused_at - b->pause_ns;
-	if (rc == 0)
-		m->late = goes_late(m, pending);
-	m->r->late.pages = m->late ? pending : 0;
+	if (rc == 0 && goes_late(m, pending)) {
+		m->late = true;
+		m->r->late.pages = pending;
+	}
 	if (rc == 0)
 		rc = m->late ? announce(m, e) : send_round(m, &s, e);
 	b->transfer_ns = now_of(m) - at;

@@ -37,6 +37,9 @@ static int split(const char *text, struct parts *p, struct err *e)
 	}
 	if (!n)
 		return err_set(e, -EINVAL, "address \"%s\" has no host; write HOST or HOST:PORT", text);
+	/* To the resolver it would be the last bytes of an IPv4 address. */
+	if (!p->bracketed && !p->port && n <= 5 && strspn(text, "0123456789") == n)
+		return err_set(e, -EINVAL, "address \"%s\" looks like a port; write ADDRESS:%s", text, text);
 	if (n >= sizeof p->host)
 		return err_set(e, -EINVAL,
 			       "address \"%.40s…\": the host is %zu characters long; at most %zu make a name", text, n,

@@ -122,7 +122,9 @@ static int start_worker(struct worker *w, struct err *e)
 	snprintf(name, sizeof name, "dwcp-worker-%u", w->index % 100);
 	rc = thread_start(&w->thread, name, worker_main, w);
 	if (rc)
-		return err_set(e, rc, "cannot start worker thread %u: %s; raise the process limit (ulimit -u)",
+		return err_set(e, rc,
+			       "cannot start worker thread %u: %s; raise the limits of processes and of address space "
+			       "(ulimit -u, ulimit -v), or use fewer --workers",
 			       w->index, strerror(-rc));
 	w->running = true;
 	return 0;

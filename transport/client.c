@@ -219,6 +219,7 @@ static uint64_t answer_time(const struct client *c, uint16_t type)
 	case MSG_PULL_WAIT:
 	case MSG_FILES_OPEN:
 	case MSG_FILE_HASH:
+	case MSG_FILES_WRITE:
 	case MSG_FILES_CLOSE:
 		return 10 * c->cfg.timeout_ns;
 	default:

@@ -673,10 +673,54 @@ static void run_file_hash(struct session *s)
 	free(d);
 }
 
+/* What was compared in place becomes a part file that can be written to. */
+static void run_files_write(struct session *s)
+{
+	uint32_t n = get_u16(&s->in);
+
+	session_reply(s, 0, "%s", "");
+	put_u16(&s->out, (uint16_t)n);
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t id = get_u32(&s->in);
+		struct err e = { 0 };
+		int rc;
+
+		if (s->in.bad || id >= s->n_files || !s->files[id])
+			rc = err_set(&e, -EINVAL, "the file to be written is not open");
+		else
+			rc = store_prepare(s->files[id], &e);
+		put_file_status(s, rc < 0 ? rc : 0, 0, rc < 0 ? e.why : "");
+	}
+}
+
+static void do_files_write(struct session *s)
+{
+	struct rcur peek = s->in;
+	uint32_t n = get_u16(&peek);
+
+	if (peek.bad || !n || n > s->n_files || s->rx_active)
+		answer(s, -EINVAL, "the files to be written are not those that are open, or a transfer is running");
+	else
+		start_job(s, run_files_write, session_reply_send);
+}
+
+static void flush_begin(struct session *s, struct rcur in, uint32_t n)
+{
+	struct msg_file_close m;
+
+	for (uint32_t i = 0; i < n; i++) {
+		wire_get(&in, &wire_file_close, &m);
+		if (!in.bad && m.complete && s->files[i] && !s->folder[i])
+			store_flush_begin(s->files[i]);
+	}
+}
+
 static void run_files_close(struct session *s)
 {
 	bool sync = get_u8(&s->in);
 	uint32_t n = get_u16(&s->in);
+
+	flush_begin(s, s->in, n);
 
 	session_reply(s, 0, "%s", "");
 	put_u16(&s->out, (uint16_t)n);
@@ -786,6 +830,9 @@ void session_request(struct session *s)
 		break;
 	case MSG_FILE_HASH:
 		start_job(s, run_file_hash, session_reply_send);
+		break;
+	case MSG_FILES_WRITE:
+		do_files_write(s);
 		break;
 	case MSG_FILES_CLOSE:
 		do_files_close(s);

@@ -274,7 +274,7 @@ int store_write(struct store_file *f, const void *data, uint32_t len, uint64_t o
 {
 	const uint8_t *p = data;
 
-	if (f->kind != STORE_FILE || len > f->size || offset > f->size - len)
+	if (f->part.fd < 0 || len > f->size || offset > f->size - len)
 		return -EINVAL;
 	/* Looked at first, so that many writers do not fight for the line. */
 	if (len && !__atomic_load_n(&f->part.worth, __ATOMIC_RELAXED))
@@ -295,10 +295,16 @@ int store_write(struct store_file *f, const void *data, uint32_t len, uint64_t o
 	return 0;
 }
 
+/* NAME itself while it is compared in place. */
+static int read_fd(const struct store_file *f)
+{
+	return f->part.fd >= 0 ? f->part.fd : f->part.old;
+}
+
 /* True when the whole block is a hole, as far as the file system tells. */
 static bool block_is_hole(const struct store_file *f, uint64_t offset)
 {
-	off_t data = lseek(f->part.fd, (off_t)offset, SEEK_DATA);
+	off_t data = lseek(read_fd(f), (off_t)offset, SEEK_DATA);
 
 	return data < 0 ? errno == ENXIO : (uint64_t)data >= offset + STORE_BLOCK;
 }
@@ -317,12 +323,16 @@ static int block_digest(struct store_file *f, uint64_t offset, struct digest128 
 		return 0;
 	}
 	while (got < len) {
-		ssize_t n = pread(f->part.fd, f->block + got, len - got, (off_t)(offset + got));
+		ssize_t n = pread(read_fd(f), f->block + got, len - got, (off_t)(offset + got));
 
 		if (n < 0 && errno != EINTR)
 			return -errno;
-		if (!n)
+		if (!n && f->part.fd >= 0)
 			return -ESTALE;
+		if (!n) { /* NAME is shorter than the file will be */
+			memset(f->block + got, 0, len - got);
+			break;
+		}
 		if (n > 0)
 			got += (size_t)n;
 	}
@@ -365,7 +375,31 @@ static int flush_failed(const struct store_file *f, int rc, const char *what, st
 	return store_fail(e, rc, what, f->name);
 }
 
-static int finish_file(struct store_file *f, bool sync, struct err *e)
+int store_prepare(struct store_file *f, struct err *e)
+{
+	return f->kind == STORE_FILE ? part_make(&f->part, e) : 0;
+}
+
+/* NAME, found equal, stays as it is. */
+static int finish_old(struct store_file *f, bool sync, struct err *e)
+{
+	struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, f->mtime };
+	const struct stat *was = &f->part.was;
+	int rc = 0;
+
+	if ((was->st_mode & 07777) != f->mode && fchmod(f->part.old, f->mode))
+		return store_fail(e, -errno, "set the mode of", f->name);
+	if ((was->st_mtim.tv_sec != f->mtime.tv_sec || was->st_mtim.tv_nsec != f->mtime.tv_nsec) &&
+	    futimens(f->part.old, times))
+		return store_fail(e, -errno, "set the time of", f->name);
+	/* It may have come without a flush. */
+	if (sync && fsync(f->part.old))
+		return store_fail(e, -errno, "flush to disk", f->name);
+	rc = sync ? store_sync_parents(f->store->root, f->name) : 0;
+	return rc < 0 ? store_fail(e, rc, "flush the folder of", f->name) : 0;
+}
+
+static int finish_part(struct store_file *f, bool sync, struct err *e)
 {
 	struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, f->mtime };
 	int twin, rc = part_is_ours(&f->part);
@@ -387,6 +421,24 @@ static int finish_file(struct store_file *f, bool sync, struct err *e)
 		return store_fail(e, -errno, "put in place", f->name);
 	rc = sync ? store_sync_parents(f->store->root, f->name) : 0;
 	return rc < 0 ? store_fail(e, rc, "flush the folder of", f->name) : 0;
+}
+
+static int finish_file(struct store_file *f, bool sync, struct err *e)
+{
+	int rc = part_old_stays(&f->part);
+
+	if (rc < 0)
+		return store_fail(e, rc, "compare", f->name);
+	if (rc > 0)
+		return finish_old(f, sync, e);
+	rc = part_make(&f->part, e);
+	return rc < 0 ? rc : finish_part(f, sync, e);
+}
+
+void store_flush_begin(const struct store_file *f)
+{
+	if (f->part.fd >= 0 && replaces(f))
+		sync_file_range(f->part.fd, 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
 int store_finish(struct store_file *f, bool sync, struct err *e)

@@ -18,7 +18,7 @@
  *
  * Threads: begin, hash, finish, abandon of one file from one thread at a time;
  * store_write from any number of threads between begin and finish. Different
- * files are independent. A file in progress holds two descriptors, a folder none.
+ * files are independent. A file in progress holds two descriptors (three while store_prepare copies), a folder none.
  *
  * A write beyond `ulimit -f` is -EFBIG only where SIGXFSZ is ignored: the program sees to that.
  */
@@ -69,18 +69,22 @@ char *store_name_show(char *buf, size_t cap, const char *name);
  * (an existing one is fine and is made writable for its owner); its mode and times are set by store_finish, so
  * folders are finished after what is in them, deepest first.
  * Without resume an old part file is truncated. With resume and a part file that is not empty, *have is the part's
- * size, at most spec->size; with resume, no part file and an existing complete NAME, a part is made from a copy
- * of NAME (reflink or copy_file_range) and *have is its size, at most spec->size, so that only what differs must be
- * sent; else 0. Bytes below *have may hold anything: the caller compares them by store_hash, and writes zeros
+ * size, at most spec->size; with resume, no part file and an existing complete NAME that can be read, *have is NAME's
+ * size, at most spec->size, and NAME is compared in place: no part file is made before store_prepare; else 0. Bytes below *have may hold anything: the caller compares them by store_hash, and writes zeros
  * where the new file has a hole and the part has not. Bytes from *have on read as zeros.
  * Two receivers of one NAME at once: the second gets -EBUSY (flock on the part file).
  * An existing NAME that is a folder (or the other way round): -EISDIR / -ENOTDIR; a symbolic link: -ELOOP; a
  * device, socket or fifo: -EEXIST. Not enough free space for data_bytes less what the part already holds: -ENOSPC.
- * Sets the part file's size (sparse). May copy a file: not for a thread that serves connections.
+ * Sets the part file's size (sparse).
  */
 int store_begin(struct store *s, const struct store_spec *spec, struct store_file **out, uint64_t *have, struct err *e);
 
-/* Writes whole or fails (-ENOSPC, -EIO, -EFBIG…; -EINVAL outside the file's size). Data path: no log, no
+/* To be called before the first store_write of a file whose *have was not 0: where NAME is compared in place, the part is
+ * made of a copy of it (reflink or copy_file_range), which may take its time: not for a thread that serves connections,
+ * nor while anybody writes. Errors as store_begin's, and -ESTALE when NAME changed meanwhile; the handle stays as it was. */
+int store_prepare(struct store_file *f, struct err *e);
+
+/* Writes whole or fails (-ENOSPC, -EIO, -EFBIG…; -EINVAL outside the file's size or without a part). Data path: no log, no
  * allocation. */
 int store_write(struct store_file *f, const void *data, uint32_t len, uint64_t offset);
 
@@ -89,10 +93,15 @@ int store_hash(struct store_file *f, uint64_t first, uint32_t n, struct digest12
 
 /* Sets mode and modification time, with `sync` flushes data and folders to disk, renames. Without, the data is flushed
  * only where NAME exists already, so that a power loss leaves the old file or the new one; a NAME that is new may be
- * missing, short or full of zeros after one. The handle is gone afterwards, on error too: the part file then stays, but
+ * missing, short or full of zeros after one. Where NAME was compared in place and nothing was written, NAME stays, and only
+ * a mode or time that differs is set; -ESTALE when it changed meanwhile. The handle is gone afterwards, on error too: the part file then stays, but
  * after a failed flush, of which no later one would tell. -ESTALE: another process has removed or replaced the part
  * file. Errors name the file. Owner and access time are not kept. */
 int store_finish(struct store_file *f, bool sync, struct err *e);
+
+/* Begins to write back what store_finish will flush: of several files that are finished together all are called first,
+ * so that the file system commits them in one go. Only a hint. */
+void store_flush_begin(const struct store_file *f);
 
 /* Gives up: the part file stays for a later resume if keep and it holds anything: written, by this handle or an earlier one
  * that it resumed, or copied (not cloned) from NAME; else it is removed. A folder stays, and with keep it

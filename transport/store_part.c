@@ -19,7 +19,7 @@
 struct part part_of(const char *name)
 {
 	const char *slash = strrchr(name, '/');
-	struct part p = { .parent = -1, .fd = -1, .name = name, .base = slash ? slash + 1 : name };
+	struct part p = { .parent = -1, .fd = -1, .old = -1, .name = name, .base = slash ? slash + 1 : name };
 
 	store_part_name(p.file, p.base);
 	return p;
@@ -27,11 +27,13 @@ struct part part_of(const char *name)
 
 void part_close(struct part *p)
 {
+	if (p->old >= 0)
+		close(p->old);
 	if (p->fd >= 0)
 		close(p->fd);
 	if (p->parent >= 0)
 		close(p->parent);
-	p->parent = p->fd = -1;
+	p->parent = p->fd = p->old = -1;
 }
 
 int part_is_ours(const struct part *p)
@@ -211,36 +213,103 @@ static int copy_data(int from, int to, off_t len)
 	return rc;
 }
 
-/* Fills the empty part from a complete older NAME. That only saves work: where it fails, the part is empty and *have
- * untouched. Room is checked before a copy, and after a clone, which takes none itself. */
-static int part_from_old(struct part *p, uint64_t size, uint64_t data_bytes, uint64_t *have, struct err *e)
+/* Opens NAME to be compared in place. False: it is not there, or cannot be read. */
+static bool old_open(struct part *p)
 {
-	int old = store_open_at(p->parent, p->base, O_RDONLY | O_NONBLOCK, 0), rc;
-	struct stat st;
-	uint64_t len = 0;
+	int fd = store_open_at(p->parent, p->base, O_RDONLY | O_NONBLOCK, 0);
 
-	if (old >= 0 && !fstat(old, &st) && S_ISREG(st.st_mode))
-		len = min_u64((uint64_t)st.st_size, size);
-	if (len && !ioctl(p->fd, FICLONE, old)) {
-		*have = len;
-		rc = room_check(p, data_bytes, e);
-		goto out;
+	if (fd < 0)
+		return false;
+	if (fstat(fd, &p->was) || !S_ISREG(p->was.st_mode) || !p->was.st_size) {
+		close(fd);
+		return false;
 	}
-	rc = room_check(p, data_bytes, e);
-	if (rc < 0 || !len)
-		goto out;
-	/* When the sender did not wait so long, its next try finds the copy made. */
-	if (!copy_data(old, p->fd, (off_t)len))
-		*have = len, p->worth = true;
-	else if (ftruncate(p->fd, 0))
-		rc = store_fail(e, -errno, "truncate the part file of", p->name);
-out:
-	if (old >= 0)
-		close(old);
+	p->old = fd;
+	return true;
+}
+
+static bool same_times(const struct stat *a, const struct stat *b)
+{
+	return a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec &&
+	       a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
+}
+
+/* What was compared may have been written to, or have lost its name to another. */
+static int old_unchanged(const struct part *p)
+{
+	struct stat held, there;
+
+	if (fstat(p->old, &held))
+		return -errno;
+	if (fstatat(p->parent, p->base, &there, AT_SYMLINK_NOFOLLOW))
+		return errno == ENOENT ? -ESTALE : -errno;
+	return there.st_dev == held.st_dev && there.st_ino == held.st_ino && held.st_size == p->was.st_size &&
+			       same_times(&held, &p->was)
+		       ? 0
+		       : -ESTALE;
+}
+
+int part_old_stays(const struct part *p)
+{
+	int rc;
+
+	if (p->old < 0 || p->fd >= 0 || (uint64_t)p->was.st_size != p->size || p->was.st_uid != geteuid())
+		return 0;
+	rc = old_unchanged(p);
+	return rc < 0 ? rc : 1;
+}
+
+/* Fills the empty part from NAME. Room is checked before a copy, and after a clone, which takes none itself. */
+static int part_from_old(struct part *p, struct err *e)
+{
+	uint64_t len = min_u64((uint64_t)p->was.st_size, p->size);
+	int rc;
+
+	if (!ioctl(p->fd, FICLONE, p->old)) {
+		rc = room_check(p, p->data_bytes, e);
+	} else {
+		rc = room_check(p, p->data_bytes, e);
+		if (rc < 0)
+			return rc;
+		rc = copy_data(p->old, p->fd, (off_t)len);
+		if (rc < 0)
+			return store_fail(e, rc, "copy what is there of", p->name);
+		/* When the sender did not wait so long, its next try finds the copy made. */
+		p->worth = true;
+	}
+	if (rc >= 0 && ftruncate(p->fd, (off_t)p->size))
+		rc = store_fail(e, -errno, "set the size of the part file of", p->name);
+	if (rc >= 0 && (rc = old_unchanged(p)) < 0)
+		rc = store_fail(e, rc, "compare", p->name);
 	return rc;
 }
 
-static int part_prepare(struct part *p, uint64_t size, uint64_t data_bytes, bool resume, uint64_t *have, struct err *e)
+int part_make(struct part *p, struct err *e)
+{
+	int rc;
+
+	if (p->fd >= 0)
+		return 0;
+	rc = part_take(p, e);
+	if (rc < 0)
+		return rc;
+	if (fchmod(p->fd, PART_MODE) || ftruncate(p->fd, 0))
+		rc = store_fail(e, -errno, "truncate the part file of", p->name);
+	if (!rc)
+		rc = part_from_old(p, e);
+	if (rc < 0) {
+		part_remove(p);
+		close(p->fd);
+		p->fd = -1;
+		p->worth = false;
+		return rc;
+	}
+	close(p->old);
+	p->old = -1;
+	return 0;
+}
+
+static int part_prepare(struct part *p, bool resume, uint64_t *have, struct err *e)
 {
 	uint64_t keep = 0;
 	struct stat st;
@@ -251,21 +320,25 @@ static int part_prepare(struct part *p, uint64_t size, uint64_t data_bytes, bool
 	if ((st.st_mode & 07777) != PART_MODE && fchmod(p->fd, PART_MODE))
 		return store_fail(e, -errno, "set the mode of the part file of", p->name);
 	if (resume)
-		keep = min_u64((uint64_t)st.st_size, size);
+		keep = min_u64((uint64_t)st.st_size, p->size);
 	p->worth = keep > 0;
 	/* Cut first: what lies behind the end is room that this file gets back. */
 	if (st.st_size && ftruncate(p->fd, (off_t)keep))
 		return store_fail(e, -errno, "truncate the part file of", p->name);
-	if (resume && !st.st_size)
-		rc = part_from_old(p, size, data_bytes, &keep, e);
-	else
-		rc = room_check(p, data_bytes, e);
+	rc = room_check(p, p->data_bytes, e);
 	if (rc < 0)
 		return rc;
-	if (ftruncate(p->fd, (off_t)size))
+	if (ftruncate(p->fd, (off_t)p->size))
 		return store_fail(e, -errno, "set the size of the part file of", p->name);
 	*have = keep;
 	return 0;
+}
+
+static bool no_part(const struct part *p)
+{
+	struct stat st;
+
+	return fstatat(p->parent, p->file, &st, AT_SYMLINK_NOFOLLOW) && errno == ENOENT;
 }
 
 void part_remove(const struct part *p)
@@ -276,17 +349,32 @@ void part_remove(const struct part *p)
 
 int part_begin(struct part *p, int root, uint64_t size, uint64_t data_bytes, bool resume, uint64_t *have, struct err *e)
 {
+	struct stat st;
 	int rc;
 
 	p->parent = store_open_parent(root, p->name);
 	if (p->parent < 0)
 		return store_fail(e, p->parent, "make the folder of", p->name);
+	p->size = size;
+	p->data_bytes = data_bytes;
 	rc = target_check(p, e);
+	if (!rc && resume && size && no_part(p) && old_open(p)) {
+		*have = min_u64((uint64_t)p->was.st_size, size);
+		return 0;
+	}
 	if (!rc)
 		rc = part_take(p, e);
 	if (rc < 0)
 		return rc;
-	rc = part_prepare(p, size, data_bytes, resume, have, e);
+	if (resume && size && !fstat(p->fd, &st) && !st.st_size && old_open(p)) {
+		/* an empty part is none */
+		part_remove(p);
+		close(p->fd);
+		p->fd = -1;
+		*have = min_u64((uint64_t)p->was.st_size, size);
+		return 0;
+	}
+	rc = part_prepare(p, resume, have, e);
 	if (rc < 0 && !p->worth)
 		part_remove(p);
 	return rc;

@@ -92,6 +92,7 @@ enum wire_type {
 	MSG_FILES_CLOSE,
 	MSG_STREAM_DOWN,   /* my end of that stream is down: close yours, answer when nothing of it moves any more */
 	MSG_BYE,           /* the session ends here */
+	MSG_FILES_WRITE,   /* these of the open files, compared, will be written to: n u16, then their numbers u32 */
 	MSG_SERVICE = 128, /* to MSG_SERVICE_LAST: a service's own (transport/service.h) */
 	MSG_SERVICE_LAST = 255,
 	/* control stream, server to client, not answered */
