@@ -11,7 +11,7 @@
 #
 # Options: --load=NAME --seed=N --memory=MB (1024) --fill=MB (what the workload keeps; 0.4 of the memory) --count=N (3)
 # --interval=SECONDS (5) --settle=SECONDS (5, after the workload is ready) --accel=tcg|kvm (tcg) --timeout=SECONDS (900,
-# one guest) --out=DIR (build/images) --mirror=URL. Leaves DIR/NAME-SEED.N.img and DIR/NAME-SEED.txt, which says what they
+# the disk and each guest) --out=DIR (build/images) --mirror=URL. Leaves DIR/NAME-SEED.N.img and DIR/NAME-SEED.txt, which says what they
 # are. Exit status: 0 made, 1 a step failed, 2 wrong usage.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -92,8 +92,8 @@ make_disk() {
 		command -v $tool >/dev/null || fail "$tool is missing: run \`tools/deps.sh images'"
 	done
 	echo "image: making the guest's disk of Debian packages" >&2
-	timeout 900 mmdebstrap --mode=root --variant=minbase --include="$packages" bookworm "$work/root" "$mirror" \
-		>"$work/log" 2>&1 || {
+	timeout "$timeout" mmdebstrap --mode=root --variant=minbase --dpkgopt=force-unsafe-io --include="$packages" \
+		bookworm "$work/root" "$mirror" >"$work/log" 2>&1 || {
 		tail -5 "$work/log" >&2
 		fail "mmdebstrap failed; is $mirror reachable? (--mirror=URL)"
 	}

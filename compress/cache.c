@@ -91,6 +91,35 @@ const uint8_t *cache_bytes(const struct cache *c, int64_t slot)
 	return (const uint8_t *)c->mem.addr + (uint64_t)slot * CACHE_PAGE;
 }
 
+uint8_t *cache_renew(struct cache *c, int64_t slot, uint32_t round)
+{
+	__atomic_store_n(&c->slots[slot].round, round, __ATOMIC_RELAXED);
+	return (uint8_t *)c->mem.addr + (uint64_t)slot * CACHE_PAGE;
+}
+
+void cache_touch(const struct cache *c, uint32_t page)
+{
+	if (c->n)
+		__builtin_prefetch(&c->of_page[page]);
+}
+
+void cache_touch_slot(const struct cache *c, uint32_t page)
+{
+	uint32_t at = c->n ? __atomic_load_n(&c->of_page[page], __ATOMIC_RELAXED) : 0;
+
+	if (at)
+		__builtin_prefetch(&c->slots[at - 1], 1);
+}
+
+void cache_touch_bytes(const struct cache *c, uint32_t page)
+{
+	uint32_t at = c->n ? __atomic_load_n(&c->of_page[page], __ATOMIC_RELAXED) : 0;
+	const uint8_t *p = at ? cache_bytes(c, at - 1) : NULL;
+
+	for (uint32_t i = 0; p && i < CACHE_PAGE; i += CACHE_LINE)
+		__builtin_prefetch(p + i);
+}
+
 void cache_unpin(struct cache *c, int64_t slot)
 {
 	unpin(&c->slots[slot]);

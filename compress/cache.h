@@ -43,9 +43,17 @@ void cache_clear(struct cache *c); /* nobody else is in it */
 /* Pins the page's bytes of that round: the slot for cache_bytes and cache_unpin; -1: not there. */
 int64_t cache_pin(struct cache *c, uint32_t page, uint32_t round);
 const uint8_t *cache_bytes(const struct cache *c, int64_t slot);
+/* The same, to be changed into the page's bytes of `round` before it is unpinned. */
+uint8_t *cache_renew(struct cache *c, int64_t slot, uint32_t round);
 void cache_unpin(struct cache *c, int64_t slot);
 /* Is it there? A hint: another may take it away. */
 bool cache_has(const struct cache *c, uint32_t page, uint32_t round);
+/* Touches ahead what cache_pin reads, … */
+void cache_touch(const struct cache *c, uint32_t page);
+/* …once that has arrived its slot, … */
+void cache_touch_slot(const struct cache *c, uint32_t page);
+/* …and once that has the bytes. */
+void cache_touch_bytes(const struct cache *c, uint32_t page);
 /* Keeps a copy as the page's version of `round`, if there is a slot. */
 void cache_put(struct cache *c, uint32_t page, uint32_t round, const uint8_t *data);
 /* The page's bytes are of no use any more (zero, unknown). */

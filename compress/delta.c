@@ -46,6 +46,17 @@ static uint32_t next_bit(const uint64_t *map, uint32_t at, bool set)
 	return w * 64 + (uint32_t)__builtin_ctzll(v);
 }
 
+#define SHORT 32u
+
+/* Runs are short, and a call of memcpy with a length that nobody can guess takes longer than they do. */
+static void copy_run(uint8_t *to, uint32_t room, const uint8_t *now, uint32_t from, uint32_t n)
+{
+	if (n <= SHORT && room >= SHORT && from + SHORT <= DELTA_PAGE)
+		memcpy(to, now + from, SHORT);
+	else
+		memcpy(to, now + from, n);
+}
+
 static uint8_t *put_leb(uint8_t *p, uint32_t v)
 {
 	if (v >= 128) {
@@ -73,7 +84,7 @@ int delta_of_map(const uint64_t map[DELTA_WORDS], const uint8_t *now, uint8_t *c
 			return -ENOSPC;
 		c = put_leb(c, from - at);
 		c = put_leb(c, to - from - 1);
-		memcpy(data + used, now + from, to - from);
+		copy_run(data + used, most - used, now, from, to - from);
 		used += to - from;
 		at = to;
 		from = next;

@@ -102,27 +102,23 @@ static void encode_deltas(struct batch_enc *x, const struct block_plan *p)
 	const uint16_t *v = pages_of(x, p);
 	struct enc_worker *w = x->w;
 	struct hw_block h = { .type = HW_DELTA, .raw = p->n * HDE_PAGE };
-	uint32_t ctl = 0;
-	uint8_t *at = w->mid + 4;
-	struct wcur c = wcur_init(w->mid, 4);
+	struct wcur c = wcur_init(w->mid, CODEC_BLOCK_MAX);
+	struct delta n = { 0 };
 
 	for (uint32_t k = 0; k < p->n; k++) {
 		uint32_t i = v[k];
 
-		memcpy(at, w->ctl + (size_t)i * DELTA_CTL_MAX, w->delta[i].ctl);
-		at += w->delta[i].ctl;
-		ctl += w->delta[i].ctl;
+		n.ctl += w->delta[i].ctl;
+		n.data += w->delta[i].data;
 		h.sum = hw_sum(h.sum, page_hash(x, i));
 		x->bases = bases_add(x->bases, batch_page(x->b, i), batch_state(x, i)->acked);
 	}
-	put_u32(&c, ctl);
-	for (uint32_t k = 0; k < p->n; k++) {
-		uint32_t i = v[k];
-
-		memcpy(at, w->data + (size_t)i * HDE_DELTA_MOST, w->delta[i].data);
-		at += w->delta[i].data;
-	}
-	h.mid = (uint32_t)(at - w->mid);
+	put_u32(&c, n.ctl);
+	put_bytes(&c, w->ctl + x->deltas.ctl, n.ctl);
+	put_bytes(&c, w->data + x->deltas.data, n.data);
+	x->deltas.ctl += n.ctl;
+	x->deltas.data += n.data;
+	h.mid = (uint32_t)(c.p - w->mid);
 	metric_add(&w->stats.delta_bytes, h.mid);
 	append(x, &h, w->mid, false);
 }
@@ -179,7 +175,7 @@ static void encode_pages(struct batch_enc *x, const struct block_plan *p)
 		h.sum = hw_sum(h.sum, page_hash(x, pages_of(x, p)[k]));
 	}
 	h.mid = h.raw;
-	if (!x->e->n_pages || x->alone || cfg->no_match)
+	if (!x->e->n_pages || x->alone || cfg->no_match || p->class == CLASS_RANDOM)
 		mid = gather(x, p);
 	else
 		mid = take_out_matches(x, p, &h) ? x->w->mid : x->w->mid + 4;

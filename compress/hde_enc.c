@@ -6,10 +6,13 @@
 #include "base/clock.h"
 #include "base/util.h"
 #include "compress/zero.h"
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
-#define AHEAD 2         /* pages that are touched before their turn */
+#define TOUCH_STATE 12  /* pages ahead of their turn: what is known of them, … */
+#define TOUCH_SLOT 6    /* …where their last version is, … */
+#define TOUCH_BYTES 2   /* …and both versions' bytes */
 #define QUIET 4         /* batches of random pages in a row after which only some pages are looked at */
 #define QUIET_STEP 8    /* one in so many */
 #define SAMPLES 8       /* pieces of 16 bytes that tell a page's class */
@@ -97,9 +100,21 @@ static bool find_copy(struct batch_enc *x, uint32_t i)
 	return false;
 }
 
+static void renew(struct cache *c, int64_t slot, uint32_t round, const uint8_t *ctl, const uint8_t *data,
+		  const struct delta *d)
+{
+	struct delta used;
+	int rc = delta_decode(cache_renew(c, slot, round), ctl, d->ctl, data, d->data, &used);
+
+	assert(rc == 0); /* made a moment ago */
+	(void)rc;
+}
+
 static bool find_delta(struct batch_enc *x, uint32_t i)
 {
 	struct enc_worker *w = x->w;
+	struct delta *d = &w->delta[i];
+	uint8_t *ctl = w->ctl + w->deltas.ctl, *data = w->data + w->deltas.data;
 	uint32_t page = batch_page(x->b, i);
 	int64_t slot = cache_pin(&x->e->cache, page, batch_state(x, i)->acked);
 	int rc;
@@ -107,8 +122,14 @@ static bool find_delta(struct batch_enc *x, uint32_t i)
 	metric_add(slot < 0 ? &w->stats.cache_misses : &w->stats.cache_hits, 1);
 	if (slot < 0)
 		return false;
-	rc = delta_encode(cache_bytes(&x->e->cache, slot), batch_bytes(x->b, i), w->ctl + (size_t)i * DELTA_CTL_MAX,
-			  w->data + (size_t)i * HDE_DELTA_MOST, HDE_DELTA_MOST, &w->delta[i]);
+	rc = delta_encode(cache_bytes(&x->e->cache, slot), batch_bytes(x->b, i), ctl, data, HDE_DELTA_MOST, d);
+	if (rc == 0) {
+		/* While both are at hand: what changed, instead of all of it later. */
+		renew(&x->e->cache, slot, x->e->round, ctl, data, d);
+		page_hash(x, i);
+		w->deltas.ctl += d->ctl;
+		w->deltas.data += d->data;
+	}
 	cache_unpin(&x->e->cache, slot);
 	return rc == 0;
 }
@@ -128,11 +149,32 @@ static enum page_class look_at_page(struct batch_enc *x, uint32_t i)
 	return class_of(batch_bytes(x->b, i), batch_len(x->b, i));
 }
 
-static void touch(const struct hde_batch *b, uint32_t i)
+static void touch_state(const struct batch_enc *x, uint32_t i)
 {
-	if (i < b->n)
-		for (uint32_t at = 0; at < HDE_PAGE; at += 512)
-			__builtin_prefetch(batch_bytes(b, i) + at);
+	if (i + TOUCH_STATE < x->b->n) {
+		__builtin_prefetch(batch_state(x, i + TOUCH_STATE), 1);
+		cache_touch(&x->e->cache, batch_page(x->b, i + TOUCH_STATE));
+	}
+	if (i + TOUCH_SLOT < x->b->n)
+		cache_touch_slot(&x->e->cache, batch_page(x->b, i + TOUCH_SLOT));
+}
+
+/* What look_at_page reads of pages to come. */
+static void touch(const struct batch_enc *x, uint32_t i)
+{
+	uint32_t step = HDE_PAGE / SAMPLES;
+
+	if (x->e->n_pages)
+		touch_state(x, i);
+	i += TOUCH_BYTES;
+	if (i >= x->b->n)
+		return;
+	if (x->e->n_pages && batch_state(x, i)->acked) {
+		step = CACHE_LINE;
+		cache_touch_bytes(&x->e->cache, batch_page(x->b, i));
+	}
+	for (uint32_t at = 0; at < HDE_PAGE; at += step)
+		__builtin_prefetch(batch_bytes(x->b, i) + at);
 }
 
 static void look_at_pages(struct batch_enc *x)
@@ -141,11 +183,13 @@ static void look_at_pages(struct batch_enc *x)
 
 	memset(w->n_group, 0, sizeof w->n_group);
 	memset(w->hashed, 0, sizeof w->hashed);
+	memset(w->delta, 0, sizeof w->delta);
+	w->deltas = (struct delta){ 0 };
 	for (uint32_t i = 0; i < x->b->n; i++) {
 		enum page_class c;
 
 		if (x->e->cfg.opts.prefetch)
-			touch(x->b, i + AHEAD);
+			touch(x, i);
 		w->kind[i] = HW_KIND_ZERO;
 		if (!x->e->cfg.no_zero && zero_test(batch_bytes(x->b, i), batch_len(x->b, i)))
 			continue;
@@ -301,6 +345,8 @@ static void remember(struct batch_enc *x, bool put)
 		if (put)
 			__atomic_store_n(&p->acked, 0, __ATOMIC_RELAXED);
 		if (!x->e->cache.n)
+			continue;
+		if (!put && x->w->delta[i].ctl)
 			continue;
 		if (put || x->w->kind[i] == HW_KIND_ZERO || batch_len(x->b, i) < HDE_PAGE)
 			cache_drop(&x->e->cache, batch_page(x->b, i));

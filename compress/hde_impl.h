@@ -115,8 +115,9 @@ struct enc_worker {
 	uint8_t *raw;                        /* pages of a block, gathered: CODEC_BLOCK_MAX */
 	uint8_t *mid;                        /* what the codec gets where that is not raw: CODEC_BLOCK_MAX */
 	uint8_t *rec;                        /* where the rest is found: MATCH_REC_MAX */
-	uint8_t *ctl, *data;                 /* deltas of a batch, at DELTA_CTL_MAX and HDE_DELTA_MOST each */
-	struct delta delta[HDE_BATCH_PAGES]; /* of page i */
+	uint8_t *ctl, *data;                 /* deltas of a batch, one after the other */
+	struct delta deltas;                 /* bytes of all of them so far */
+	struct delta delta[HDE_BATCH_PAGES]; /* of page i; ctl 0: it is none */
 	uint64_t hash[HDE_BATCH_PAGES];      /* of page i, where hashed[i] */
 	bool hashed[HDE_BATCH_PAGES];
 	uint32_t copy_of[HDE_BATCH_PAGES];
@@ -156,7 +157,8 @@ struct batch_enc {
 	struct wcur out;
 	uint64_t bases;
 	uint32_t blocks;
-	bool alone; /* refers to nothing */
+	struct delta deltas; /* of w->ctl and w->data: in blocks already */
+	bool alone;          /* refers to nothing */
 	struct block_plan plan[HW_BLOCKS_MAX];
 };
 

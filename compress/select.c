@@ -180,9 +180,10 @@ void sel_predict(const struct sel_model *m, const struct sel_features *f, size_t
 #define LEARN 0.1f         /* weight of a new observation */
 #define TRUST 4.0f         /* so many observations of a choice count as much as those of all others */
 #define LEARN_MEAN 0.03
-#define ETA_FIRST 0.1 /* in the first blocks, until there are so many that it is less than… */
-#define ETA 0.02
-#define LOAD_MOST 30.0 /* of the mean: one block does not turn everything round */
+#define ETA_FIRST 0.3 /* in the first blocks, until there are so many that it is less than… */
+#define ETA 0.1
+#define LOAD_MOST 4.0 /* of the mean: one block does not turn everything round… */
+#define LONG_MOST 2.0 /* …nor does it last longer than so many, or than so many times what raw takes */
 #define LAMBDA_LEAST 0.02
 #define BLOCK_HEAD 24.0 /* bytes on the wire beside the block */
 
@@ -218,7 +219,7 @@ static void correction(const struct selector *s, unsigned c, float off[3])
 	float own = (float)s->seen[c] / ((float)s->seen[c] + TRUST);
 
 	for (unsigned k = 0; k < 3; k++)
-		off[k] = own * s->off[c][k] + (k ? (1 - own) * s->all[k] : 0);
+		off[k] = own * s->off[c][k] + (1 - own) * s->all[k];
 }
 
 static void loads(const struct selector *s, const struct sel_guess *g, double load[3])
@@ -226,6 +227,14 @@ static void loads(const struct selector *s, const struct sel_guess *g, double lo
 	load[AT_CPU] = g->encode_ns * 1e-9 / s->cost.cpu;
 	load[AT_LINK] = (g->size + BLOCK_HEAD) / s->cost.link_bytes_per_s;
 	load[AT_RECEIVER] = g->decode_ns * 1e-9 / s->cost.receiver;
+}
+
+static double busiest(const struct selector *s, const struct sel_guess *g)
+{
+	double load[3];
+
+	loads(s, g, load);
+	return fmax(fmax(load[AT_CPU], load[AT_LINK]), load[AT_RECEIVER]);
 }
 
 static double cost_of(const struct selector *s, const struct sel_guess *g)
@@ -255,7 +264,7 @@ static void learn_gain(struct selector *s, double raw, double best, double lz4_n
 unsigned sel_choose(struct selector *s, const struct sel_features *f, size_t n, struct sel_guess *guess)
 {
 	unsigned best = SEL_CHOICES;
-	double least = 0, raw = 0, lz4_ns = 0;
+	double least = 0, raw = 0, lz4_ns = 0, longest = 0;
 
 	for (unsigned c = 0; c < SEL_CHOICES; c++) {
 		struct sel_guess g;
@@ -266,9 +275,10 @@ unsigned sel_choose(struct selector *s, const struct sel_features *f, size_t n, 
 		predict(&s->model->choice[c], f, n, off, &g);
 		cost = cost_of(s, &g);
 		raw = c == 0 ? cost : raw;
+		longest = c == 0 ? LONG_MOST * fmax(s->mean, busiest(s, &g)) : longest;
 		lz4_ns = c == LZ4_ROW ? g.encode_ns : lz4_ns;
 		if (!(s->cost.allowed >> c & 1) || (c == 0 && s->raw_row >= SEL_RAW_ROW) ||
-		    (best < SEL_CHOICES && cost >= least))
+		    (c && s->cost.allowed & 1 && busiest(s, &g) > longest) || (best < SEL_CHOICES && cost >= least))
 			continue;
 		best = c;
 		least = cost;

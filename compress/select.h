@@ -9,7 +9,8 @@
  *   c* = argmin  λ_cpu·a + λ_link·b + λ_recv·d + price·s(c),     λ ≥ 0, Σλ = 1
  *
  * and after each block λ_k ∝ λ_k · exp(η · U_k / U), U_k being the stages' times for it and U the mean of the busiest
- * stage's. The busiest stage gets the weight, so the longest of the three sums shrinks: with three resources an optimal
+ * stage's. No choice is taken whose busiest stage would take twice as long as a block does on the average, and as raw
+ * would. The busiest stage gets the weight, so the longest of the three sums shrinks: with three resources an optimal
  * plan splits at most two blocks between choices, so the integer answer is within two blocks' cost of it. (With
  * sums of past times in place of U_k the weights swing: they would integrate what is an integral already.)
  *
@@ -106,7 +107,8 @@ void sel_cost_set(struct selector *s, const struct sel_cost *cost);
 bool sel_look(const struct selector *s);
 
 /* The choice for a block with these features; guess (may be NULL) gets the corrected prediction. After SEL_RAW_ROW raw
- * blocks in a row the cheapest codec is tried, so that a wrong "does not shrink" is noticed. */
+ * blocks in a row the cheapest codec is tried unless it would hold up the rest, so that a
+ * wrong "does not shrink" is noticed. */
 #define SEL_RAW_ROW 64
 unsigned sel_choose(struct selector *s, const struct sel_features *f, size_t n, struct sel_guess *guess);
 
