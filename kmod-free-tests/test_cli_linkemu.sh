@@ -93,7 +93,8 @@ t_names() {
 	expect 0 '' le down --name="$other"
 	status '.name != null'
 	local bad
-	for bad in '' A B ../x 'a b' .x "$(printf 'x%.0s' {1..33})"; do
+	expect 2 'empty value' le up --name=
+	for bad in A B ../x 'a b' .x "$(printf 'x%.0s' {1..33})"; do
 		expect 2 'no name for a link|use at most' le up --name="$bad"
 	done
 }
