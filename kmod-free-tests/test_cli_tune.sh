@@ -72,7 +72,7 @@ t_plot_fails() {
 	serve
 	expect 1 'install it' env PATH="$dir/empty" "$DWCP" tune --peer="$at" "${quick[@]}" --limit=1s --output=none --plot="$dir/t.svg"
 	[[ ! -e $dir/t.svg ]] || fail "a picture without gnuplot"
-	expect 1 'not for gnuplot' dwcp tune --peer="$at" "${quick[@]}" --limit=1s --output=none --plot="$dir/it's.svg"
+	expect 2 'not for gnuplot' dwcp tune --peer="$at" "${quick[@]}" --limit=1s --output=none --plot="$dir/it's.svg"
 	if command -v gnuplot >/dev/null; then
 		expect 1 'could not draw' dwcp tune --peer="$at" "${quick[@]}" --limit=1s --output=none --plot=/nowhere/t.svg
 	fi

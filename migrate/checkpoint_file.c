@@ -187,13 +187,14 @@ static int read_end(struct ckpt_reader *r)
 int ckpt_reader_next(struct ckpt_reader *r, size_t *len)
 {
 	uint8_t head[CKPT_BLOCK_HEAD], type;
-	struct rcur c = rcur_init(head, sizeof head);
 	uint64_t index, sum;
 	uint32_t n, crc;
+	struct rcur c;
 	int rc = get(r, head, sizeof head);
 
 	if (rc < 0)
 		return rc;
+	c = rcur_init(head, sizeof head);
 	type = get_u8(&c);
 	c.p += 3;
 	n = get_u32(&c);
