@@ -82,7 +82,8 @@ static void print_size(const char *what, uint64_t bytes)
 	printf("  %-18s %12s  (%llu)\n", what, format_size(text, sizeof(text), bytes), (unsigned long long)bytes);
 }
 
-static void print_text(const struct send *s)
+/* Only what arrived whole is said to be verified: chunks of a file that failed were confirmed, too. */
+static void print_text(const struct send *s, bool complete)
 {
 	const struct send_totals *t = &s->job.totals;
 	const char *sum = sum_names[s->transfer_opts.sum];
@@ -108,7 +109,11 @@ static void print_text(const struct send *s)
 	if (s->reconnects || s->resumes)
 		printf("  %-18s %12llu streams, %llu sessions\n", "reconnected", (unsigned long long)s->reconnects,
 		       (unsigned long long)s->resumes);
-	if (!t->chunks)
+	if (s->interrupted)
+		puts("interrupted: --resume goes on from here");
+	else if (!complete)
+		puts("incomplete: what failed is named above; --resume goes on from here");
+	else if (!t->chunks)
 		puts("nothing had to be sent");
 	else if (s->transfer_opts.sum == SUM_NONE)
 		printf("%llu chunks sent without a checksum; the receiver confirmed their arrival\n",
@@ -116,8 +121,6 @@ static void print_text(const struct send *s)
 	else
 		printf("verified %llu chunks by %s, receiver confirmed%s\n", (unsigned long long)t->chunks, sum,
 		       t->chunks_refused ? "; damaged ones were sent again" : "");
-	if (s->interrupted)
-		puts("interrupted: --resume goes on from here");
 }
 
 static json_t *totals_json(const struct send *s)
@@ -239,7 +242,7 @@ static int finish(struct send *s, int rc, const struct err *why)
 	else if (s->job.totals.failed)
 		status = CMD_FAILED;
 	if (text_wanted(s))
-		print_text(s);
+		print_text(s, status == CMD_OK);
 	if (s->output.json[0] && print_json(s, &e) < 0)
 		status = cmd_fail(usage.name, &e);
 	return status;

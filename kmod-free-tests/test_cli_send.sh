@@ -164,6 +164,7 @@ END
 	head -c 20M /dev/urandom >"$dir/too-big"
 	head -c 1M /dev/urandom >"$dir/fits"
 	expect 1 'too-big' dwcp send "$dir/too-big" "$dir/fits" "$at"
+	expect 1 'incomplete: what failed' dwcp send "$dir/too-big" "$at"
 	expect 0 'nothing had to be sent' dwcp send --resume "$dir/fits" "$at"
 	stop
 }
