@@ -472,10 +472,27 @@ void transfer_client(const struct transfer *t, bool staged, struct client_config
 	fly(t, cfg);
 }
 
+/* The streams' sockets, three descriptors for each worker, and a few: told here and not when the time-out has passed. */
+static int files_suffice(const struct transfer *t, struct err *e)
+{
+	uint64_t need = t->streams + 3 * (uint64_t)t->workers + 8;
+	struct rlimit r;
+
+	if (getrlimit(RLIMIT_NOFILE, &r) < 0 || r.rlim_cur >= need)
+		return 0;
+	return err_set(e, -EMFILE,
+		       "%u streams need %llu open files and this process may have %llu: raise the limit (ulimit -n) or "
+		       "use fewer --streams",
+		       t->streams, (unsigned long long)need, (unsigned long long)r.rlim_cur);
+}
+
 int transfer_connect(const struct transfer *t, bool staged, struct client **out, uint64_t *setup_ns, struct err *e)
 {
 	struct client_config cfg;
+	int rc = files_suffice(t, e);
 
+	if (rc < 0)
+		return rc;
 	transfer_client(t, staged, &cfg);
 	return client_open(out, &cfg, setup_ns, e);
 }

@@ -18,6 +18,10 @@ children_of() {
 	cat /proc/"$1"/task/*/children 2>/dev/null
 }
 
+t_too_few_files() {
+	expect 1 'open files .*ulimit -n' timeout 20 bash -c "ulimit -n 20; exec '$DWCP' benchmark amst --data-size=1MB --iterations=1 --streams=8"
+}
+
 t_fields() {
 	command -v jq >/dev/null || skip "no jq"
 	expect 0 '' bench --data-size=8MB --iterations=4 --streams=4 --json="$dir/out.json"
