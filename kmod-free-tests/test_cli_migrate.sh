@@ -33,7 +33,7 @@ stop_server() {
 	wait "$server" 2>/dev/null
 }
 # Words and not a function: what runs in the background must be the process that is killed.
-move=("$DWCP" migrate --memory=16MB --dirty-rate=200 --warm-up=50ms --settle=100ms --streams=2 --timeout=5s)
+move=("$DWCP" migrate --memory=16MB --dirty-rate=200 --warm-up=50ms --settle=100ms --streams=2 --timeout=5s --downtime-limit=2s)
 
 # ---- as it should be ----------------------------------------------------------------------------
 
