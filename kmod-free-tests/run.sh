@@ -9,8 +9,9 @@
 # `FAIL name`, `SKIP name: reason`, the program under test in $DWCP, scratch space in $TEST_TMP). A test says in a
 # comment of its own what it needs:
 #
-#   check: timeout=300 no-asan no-tsan no-valgrind valgrind tsan only-guest
+#   check: timeout=300 no-asan no-tsan no-valgrind valgrind tsan only-guest alone
 #
+# `alone`: it measures time, and runs when the others have ended.
 # By default every test is in `all` and `asan`; programs that use threads or a transport are in `tsan`; programs that
 # include nothing above base/ and nothing shared between tests are in `valgrind` (whose 3.19 knows no openat2). A crash, a time-out, a sanitizer report, also of a child process, and
 # a program that ran no test are failures. $COUNTS, if set, gets a line "passed failed skipped".
@@ -128,7 +129,7 @@ tally() { # name source timeout → sets p f s note; appends to failed_names, sk
 }
 
 # Scripts take longest: first, so that none runs alone at the end.
-names=() sources=() limits=()
+names=() sources=() limits=() alone=()
 for src in "$dir"/test_*.sh "$dir"/test_*.c; do
 	[[ -e $src ]] || continue
 	name=$(basename "$src" .c)
@@ -139,16 +140,25 @@ for src in "$dir"/test_*.sh "$dir"/test_*.c; do
 	selected "$src" "$t" || continue
 	limit=$base_timeout
 	[[ $t =~ timeout=([0-9]+) ]] && limit=${BASH_REMATCH[1]}
-	names+=("$name") sources+=("$src") limits+=($((limit * scale)))
+	if [[ " $t " == *" alone "* ]]; then
+		alone+=("$name $src $((limit * scale))")
+	else
+		names+=("$name") sources+=("$src") limits+=($((limit * scale)))
+	fi
 done
 
+together=${#names[@]}
+for one in "${alone[@]}"; do
+	read -r name src limit <<<"$one"
+	names+=("$name") sources+=("$src") limits+=("$limit")
+done
 total=${#names[@]}
 passed=0 failed=0 skipped=0 done_n=0 next=0
 failed_names=() skip_notes=()
 declare -A running=()
 
 while ((done_n < total)); do
-	while ((next < total && ${#running[@]} < jobs)); do
+	while ((next < total && ${#running[@]} < (next < together ? jobs : 1))); do
 		run_one "${names[next]}" "${sources[next]}" "${limits[next]}" 2>/dev/null &
 		running[$!]=$next
 		next=$((next + 1))

@@ -169,7 +169,7 @@ static void one_flipped_bit_shows(void **state)
 static void longer_than_an_int(void **state)
 {
 	size_t len = ((size_t)2 << 30) + 37, piece = (size_t)16 << 20;
-	void *p = mmap(NULL, len, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *p = mmap(NULL, len, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_POPULATE, -1, 0);
 	struct sum_state s;
 
 	(void)state;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# check: no-valgrind timeout=120
+# check: no-valgrind no-asan timeout=120
 # dwcp linkemu: links by name, what is refused and how, and that nothing stays behind.
 set -uo pipefail
 # shellcheck source=kmod-free-tests/cli.bash

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# check: no-valgrind timeout=240
+# check: no-valgrind no-asan timeout=240
 # dwcp simulate: its result in every form, repeatable, marked as what it is, and what is refused. dwcp calibrate, and that
 # its file is what simulate reads.
 set -uo pipefail

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# check: no-valgrind tsan timeout=240
+# check: no-valgrind no-asan timeout=240
 # dwcp tune: its result in every form, a peer that vanishes, two at once, what is refused; and over a bad network.
 set -uo pipefail
 # shellcheck source=kmod-free-tests/cli.bash

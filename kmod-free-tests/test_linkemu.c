@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* check: tsan timeout=100 no-valgrind */
+/* check: tsan timeout=100 no-valgrind alone */
 /*
  * How true an emulated link is, from outside: probes between its namespaces, looked at where the receiving kernel
  * stamped them, so that a busy machine does not make a link look slow. Loss is counted, delay is a quantile over many
@@ -252,8 +252,8 @@ static void probe(struct load load)
 /* ThreadSanitizer makes the link's own thread several times slower: what it finds is not about accuracy. */
 static void needs_full_speed(void)
 {
-#ifdef __SANITIZE_THREAD__
-	print_message("skipped: ThreadSanitizer slows the link down\n");
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+	print_message("skipped: a sanitizer slows the link down\n");
 	skip();
 #endif
 }

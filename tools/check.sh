@@ -71,13 +71,13 @@ all | guest)
 	;;
 esac
 if [[ $want == all ]]; then
-	step "build with clang" "${make[@]}" CC="$clang" WERROR=1 all tests
+	step "build with clang" "${make[@]}" CC="$clang" OPT=-O0 WERROR=1 all tests
 	if compgen -G 'kmod-free-tests/fuzz/fuzz_*.c' >/dev/null; then
 		step "fuzzers, 10 s each" "${make[@]}" FUZZ_TIME=10 fuzz
 	fi
 	step "formatting" "${make[@]}" lint-format
 	step "scripts" "${make[@]}" lint-scripts
 	step "cppcheck" "${make[@]}" lint-cppcheck
-	step "clang-tidy" "${make[@]}" -k lint-tidy
+	step "clang-tidy" "${make[@]}" -k lint-tidy TIDY_SRC=project
 fi
 finish
