@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* The conformance suite over mem, on a perfect network and on slow ones, and mem's own faults. */
+/*
+ * The conformance suite over mem, on a perfect network and on slow ones, and mem's own faults.
+ *
+ * check: no-tsan (one thread drives it all)
+ */
 #include "base/clock.h"
 #include "kmod-free-tests/conformance_impl.h"
 #include "transport/mem.h"

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* What a session may take, for how long, and what the server says and counts when it takes no more. */
+/*
+ * What a session may take, for how long, and what the server says and counts when it takes no more.
+ *
+ * check: no-tsan (one thread drives it all)
+ */
 #include "kmod-free-tests/sim.h"
 #include "kmod-free-tests/sim_files.h"
 #include "kmod-free-tests/store_fixture.h"

@@ -15,8 +15,9 @@
 #define BLOCKS 12
 #define SETTLE 48 /* blocks until the selector's weights are at rest… */
 #define TAKE 48   /* …and those that count */
-#define STEPS 4   /* links are told apart by a quarter of a doubling */
-#define ASKED 64  /* answers that are remembered */
+#define PAGES_TAKEN ((double)TAKE * BLOCK / GUEST_PAGE)
+#define STEPS 4  /* links are told apart by a quarter of a doubling */
+#define ASKED 64 /* answers that are remembered */
 
 struct answer {
 	int mode;
@@ -100,9 +101,9 @@ static struct sel_guess settle(const struct sim_codec *c, enum hde_mode mode, do
 		sum.encode_ns += g.encode_ns;
 		sum.decode_ns += g.decode_ns;
 	}
-	sum.size /= TAKE * BLOCK / GUEST_PAGE;
-	sum.encode_ns /= TAKE * BLOCK / GUEST_PAGE;
-	sum.decode_ns /= TAKE * BLOCK / GUEST_PAGE;
+	sum.size /= PAGES_TAKEN;
+	sum.encode_ns /= PAGES_TAKEN;
+	sum.decode_ns /= PAGES_TAKEN;
 	return sum;
 }
 

@@ -48,7 +48,7 @@ void sim_vm_init(struct vm *v, const struct sim_config *cfg, uint64_t *rng, stru
 	memset(out, 0, sizeof *out);
 	out->memory = max_u64((uint64_t)memory / GUEST_PAGE * GUEST_PAGE, GUEST_MEMORY_MIN);
 	out->dirty_rate = sim_uniform(rng, cfg->dirty_min, cfg->dirty_max);
-	pages = (double)(out->memory / GUEST_PAGE);
+	pages = (double)out->memory / GUEST_PAGE; /* whole ones */
 	v->out = out;
 	v->rng = rng_next(rng);
 	v->fail_at = UINT64_MAX;
