@@ -35,8 +35,8 @@ static const struct opt rows[] = {
 	  .def = "",
 	  .max = ROOM(calibration),
 	  .unit = "FILE",
-	  .help = "what a host costs, as `dwcp calibrate` wrote it; without it the figures of the machine that dwcp was "
-		  "developed on" },
+	  .help = "what a host costs, as `dwcp calibrate` wrote it; without it rough figures that were measured "
+		  "nowhere" },
 	{ .name = "vms",
 	  .type = OPT_U32,
 	  .offset = FIELD(vms),

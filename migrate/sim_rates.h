@@ -34,7 +34,7 @@ struct sim_rates {
 	struct sim_hde_rates hde[SIM_MODES];
 };
 
-/* The rows: name, unit, help, and as default what one machine measured. */
+/* The rows: name, unit, help, and as default a rough figure, measured nowhere: it only gives the scale. */
 struct opt_group sim_rates_group(struct sim_rates *r, bool *given);
 extern const size_t sim_rates_n;
 
