@@ -263,6 +263,7 @@ static int run(struct send *s, int n, char **argv)
 	transfer_raise_limits();
 	cmd_catch_signals();
 	s->job.failures = json_array();
+	s->job.totals.failed = s->list.failed;
 	rc = send_all(s, &e);
 	if (rc < 0 && !s->job.totals.batches)
 		status = transfer_fail(usage.name, &e);

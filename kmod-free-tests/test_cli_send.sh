@@ -149,6 +149,17 @@ t_escapes_in_names() {
 	stop
 }
 
+t_one_that_cannot_be_sent() {
+	serve --store="$dir/store"
+	mkdir -p "$dir/tree/sub"
+	echo good >"$dir/tree/sub/good"
+	echo bad >"$dir/tree/bad"$'\n'"name"
+	expect 1 'control character' dwcp send -r --json="$dir/out.json" "$dir/tree" "$at"
+	cmp "$dir/tree/sub/good" "$dir/store/tree/sub/good" || fail "the good one was not sent"
+	field '.failed == 1 and .files == 1'
+	stop
+}
+
 t_disk_full() {
 	command -v unshare >/dev/null || skip "no unshare"
 	unshare -Urm true 2>/dev/null || skip "this machine gives no user namespace"

@@ -34,6 +34,9 @@ struct source_list {
 	/* Not sent: symbolic links, devices, sockets, fifos, unfinished part files, what vanished while it was
 	 * listed. The first ten are warned about by name, the others by their number. */
 	uint64_t skipped;
+	/* Not sent, and should have been: what lies below an operand and cannot be read, or has a name that no store takes.
+	 * Told as errors, the first ten by name. */
+	uint64_t failed;
 };
 
 /*
@@ -41,8 +44,8 @@ struct source_list {
  * `recursive` (else -EISDIR naming -r) and is sent with its name (a last component "." or ".." sends the
  * contents). Symbolic links given as operands are followed, those inside folders are skipped. Two
  * operands that would get the same name there: -EEXIST. An operand that is missing, unreadable or neither file nor
- * folder is an error that names it; an unreadable file inside a folder, or a name that a store refuses, is an error as
- * well. Fills e and frees everything on error.
+ * folder is an error that names it; what cannot be read or named inside a folder is counted, and the rest is listed.
+ * Fills e and frees everything on error.
  */
 int source_walk(struct source_list *l, char *const *operands, int n, bool recursive, struct err *e);
 void source_list_free(struct source_list *l);

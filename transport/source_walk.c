@@ -106,6 +106,16 @@ static void list_skip(struct source_list *l, const struct place *p, const char *
 	free(path);
 }
 
+/* One entry below an operand: the others are sent all the same. 0, or -ENOMEM, which ends the walk. */
+static int list_fail(struct source_list *l, int rc, const struct err *e)
+{
+	if (rc == -ENOMEM)
+		return rc;
+	if (l->failed++ < WARNINGS_MAX)
+		log_error("not sent: %s", e->why);
+	return 0;
+}
+
 /* Takes over fd. What is no regular file (any more) is -ENOTSUP. */
 static int add_open_file(struct source_list *l, const struct place *p, int fd, struct err *e)
 {
@@ -235,6 +245,8 @@ static int list_folder(struct source_list *l, const struct place *where, struct 
 	for (size_t i = 0; i < names.n && !rc; i++) {
 		p.child = names.v[i];
 		rc = add_child(l, dirfd(d), &p, e);
+		if (rc < 0)
+			rc = list_fail(l, rc, e);
 	}
 out:
 	names_free(&names);
@@ -317,6 +329,8 @@ static int walk_operand(struct source_list *l, const char *operand, bool recursi
 				    .operand_len = v->operand_len,
 				    .name_at = (size_t)(v->name - v->path) };
 		rc = list_folder(l, &p, e);
+		if (rc < 0 && i > first)
+			rc = list_fail(l, rc, e);
 	}
 	return rc;
 }
@@ -349,13 +363,18 @@ static int find_twins(const struct source_list *l, struct err *e)
 
 int source_walk(struct source_list *l, char *const *operands, int n, bool recursive, struct err *e)
 {
+	struct err own; /* what failed is logged, also where nobody asks for it */
 	int rc = 0;
 
+	if (!e)
+		e = &own;
 	*l = (struct source_list){ 0 };
 	for (int i = 0; i < n && !rc; i++)
 		rc = walk_operand(l, operands[i], recursive, e);
 	if (l->skipped > WARNINGS_MAX)
 		log_warn("not sent: %llu more", (unsigned long long)(l->skipped - WARNINGS_MAX));
+	if (l->failed > WARNINGS_MAX)
+		log_error("not sent: %llu more", (unsigned long long)(l->failed - WARNINGS_MAX));
 	if (!rc && n > 1)
 		rc = find_twins(l, e);
 	if (rc < 0)
