@@ -384,11 +384,14 @@ static void test_rate(void **state)
 	s.dir[LINK_AB].rate = 1000;
 	up(&s);
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-		double seen[WINDOWS];
+		double seen[WINDOWS], most = 0;
 
-		for (int k = 0; k < WINDOWS; k++)
+		for (int k = 0; k < WINDOWS; k++) {
 			seen[k] = drain(&s, rows[i].rate, rows[i].packets) / (double)rows[i].rate;
-		assert_true(fabs(stats_median(seen, WINDOWS) - 1) < .03);
+			most = fmax(most, seen[k]);
+		}
+		/* At 2 Gb/s the pump needs a whole CPU: whoever takes part of it slows the link, and nothing makes it faster. */
+		assert_true(fabs((rows[i].rate < 2000000000 ? stats_median(seen, WINDOWS) : most) - 1) < .03);
 	}
 }
 
