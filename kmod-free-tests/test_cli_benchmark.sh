@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# check: no-valgrind timeout=240
+# check: no-valgrind no-asan timeout=240
 # dwcp benchmark amst: every field that scripts read, options, interruption, and no process left behind.
 set -uo pipefail
 # shellcheck source=kmod-free-tests/cli.bash

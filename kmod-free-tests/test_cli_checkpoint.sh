@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# check: no-valgrind timeout=240
+# check: no-valgrind no-asan timeout=240
 # dwcp checkpoint, checkpoints and restore as a user has them; a writer that is killed at random moments; a full disk.
 set -uo pipefail
 # shellcheck source=kmod-free-tests/cli.bash

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# check: no-valgrind timeout=240
+# check: no-valgrind no-asan timeout=240
 # dwcp migrate --guests: many at once, to an own process and to a server, with what goes wrong for all and for one.
 set -uo pipefail
 # shellcheck source=kmod-free-tests/cli.bash

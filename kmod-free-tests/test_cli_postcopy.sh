@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# check: no-valgrind timeout=240
+# check: no-valgrind no-asan timeout=240
 # Post-copy between two processes over an emulated link: the link breaks and comes back, and either side is killed while
 # the guest runs there and its pages are here.
 set -uo pipefail

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# check: tsan no-valgrind timeout=240
+# check: no-valgrind timeout=240
 # Interrupted transfers: nothing incomplete takes a name, and --resume sends only the rest.
 set -uo pipefail
 # shellcheck source=kmod-free-tests/cli.bash

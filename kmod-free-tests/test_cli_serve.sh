@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# check: tsan no-valgrind timeout=180
+# check: no-valgrind timeout=180
 # dwcp serve and stats: start, end, what others may read, and wrong usage.
 set -uo pipefail
 # shellcheck source=kmod-free-tests/cli.bash

@@ -62,8 +62,8 @@ fuzz-run: fuzzers
 FORMAT  ?= $(firstword $(shell command -v clang-format-14 clang-format 2>/dev/null) clang-format)
 TIDY    ?= $(firstword $(shell command -v clang-tidy-14 clang-tidy 2>/dev/null) clang-tidy)
 scripts := $(wildcard .ci/run tools/*.sh bench/*.sh $(TESTS)/*.sh $(TESTS)/guest/*.sh $(TESTS)/guest/tests/*.sh)
-# TIDY_SRC=project leaves out the tests, which are half of the time.
-TIDY_OK := $(patsubst %.c,$(BUILD)/lint/%.tidy,$(if $(TIDY_SRC),$(filter-out $(TESTS)/%,$(all_src)),$(all_src)))
+# TIDY_LESS=1 leaves out the static analyzer, nine tenths of the time: `make check` has cppcheck's, `make lint` has both.
+TIDY_OK := $(all_src:%.c=$(BUILD)/lint/%.tidy)
 
 .PHONY: lint lint-format lint-tidy lint-cppcheck lint-deps lint-scripts format
 lint: lint-format lint-deps lint-scripts lint-cppcheck lint-tidy ## formatting, include directions, cppcheck, clang-tidy
@@ -84,7 +84,7 @@ lint-cppcheck:
 lint-tidy: $(TIDY_OK)
 $(BUILD)/lint/%.tidy: %.c $(headers) tools/lint.h .clang-tidy
 	@mkdir -p $(@D)
-	@$(TIDY) --quiet --warnings-as-errors='*' $< -- -std=gnu11 -D_GNU_SOURCE -DDWCP_COMMIT='""' -DDWCP_VERSION='""' \
+	@$(TIDY) --quiet --warnings-as-errors='*' $(if $(TIDY_LESS),--checks='-clang-analyzer-*') $< -- -std=gnu11 -D_GNU_SOURCE -DDWCP_COMMIT='""' -DDWCP_VERSION='""' \
 		-I. $(if $(filter-out base/err.c,$<),-include tools/lint.h) $(if $(filter %_avx2.c,$<),-mavx2) $(PKG_CFLAGS) \
 		>$@.out 2>$@.err || { cat $@.out $@.err >&2; exit 1; }
 	@mv -f $@.out $@

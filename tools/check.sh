@@ -78,6 +78,6 @@ if [[ $want == all ]]; then
 	step "formatting" "${make[@]}" lint-format
 	step "scripts" "${make[@]}" lint-scripts
 	step "cppcheck" "${make[@]}" lint-cppcheck
-	step "clang-tidy" "${make[@]}" -k lint-tidy TIDY_SRC=project
+	step "clang-tidy" "${make[@]}" -k lint-tidy TIDY_LESS=1
 fi
 finish

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: MIT
-# guest: hosts=1,2
+# guest: hosts=2
 # The guest itself: two hosts that reach one another over TCP and real verbs, and netem between them.
 
 test_commands_and_their_status() {
