@@ -2,6 +2,8 @@
 /*
  * The window never closes for good: every schedule, with a backend that often takes less than it is offered, so that
  * many streams hold a chunk while what they sent before waits for its COMMIT. And on a long path it keeps no stream idle.
+ *
+ * check: no-tsan (one thread computes it all)
  */
 #include "kmod-free-tests/sim.h"
 #include "transport/amst_impl.h"
