@@ -79,7 +79,7 @@ static void move(struct known *k, bool tiny, double zeros, double dirty, int hde
 	if (sim_migrate(&c, &vm, &t, &e) < 0)
 		fail_msg("%s", e.why);
 	seen->r = vm.r;
-	pages = (double)(vm.memory / GUEST_PAGE);
+	pages = (double)vm.memory / GUEST_PAGE;
 	others = pages - (double)vm.r.zero_pages;
 	seen->make_ns = pages * k->make_ns;
 	seen->track_ns = pages * k->track_ns;

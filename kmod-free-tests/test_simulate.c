@@ -76,6 +76,15 @@ static void check_shares(struct share_job *const *jobs, size_t n, const double c
 	}
 }
 
+static bool same_needs(const struct share_job *a, const struct share_job *b)
+{
+	int r = 0;
+
+	while (r < SHARE_RESOURCES && a->need[r] == b->need[r])
+		r++;
+	return r == SHARE_RESOURCES;
+}
+
 static void test_shares(void **state)
 {
 	uint64_t rng = 3;
@@ -99,7 +108,7 @@ static void test_shares(void **state)
 		share_fairly(jobs, n, capacity);
 		check_shares(jobs, n, capacity);
 		for (size_t i = 1; i < n; i++)
-			if (!memcmp(job[i].need, job[i - 1].need, sizeof job[i].need) && job[i].most == job[i - 1].most)
+			if (same_needs(&job[i], &job[i - 1]) && job[i].most == job[i - 1].most)
 				assert_true(about(job[i].speed, job[i - 1].speed, 1e-6));
 	}
 }
@@ -154,10 +163,11 @@ static void test_dirties_like_a_guest(void **state)
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(patterns); i++)
 		for (unsigned writes = 500; writes <= 32000; writes *= 4)
-			for (double set = 100; set > 10; set -= 60) {
-				struct sim_guest g = {
-					.pages = PAGES, .pattern = patterns[i], .writes = 1000, .set = PAGES * set / 100
-				};
+			for (int set = 100; set > 10; set -= 60) {
+				struct sim_guest g = { .pages = PAGES,
+						       .pattern = patterns[i],
+						       .writes = 1000,
+						       .set = PAGES * (double)set / 100 };
 				double real = written(patterns[i], set, writes);
 
 				assert_true(about(sim_guest_dirty(&g, 0, writes / 1000.0), real,
@@ -422,17 +432,16 @@ static void test_a_faster_link_is_no_slower(void **state)
 
 	(void)state;
 	c.dirty_min = c.dirty_max = 0;
-	for (double rate = 1e7; rate < 1e12; rate *= 3)
-		for (int mode = HDE_NONE; mode <= HDE_NONE; mode++) {
-			struct sim_totals t;
-			struct sim_vm *vm;
+	for (int k = 0; k <= 10; k++) {
+		struct sim_totals t;
+		struct sim_vm *vm;
 
-			c.bits_per_s = rate;
-			vm = simulate(&c, &t);
-			assert_true(t.makespan_ns <= last);
-			last = t.makespan_ns;
-			free(vm);
-		}
+		c.bits_per_s = 1e7 * pow(3, k);
+		vm = simulate(&c, &t);
+		assert_true(t.makespan_ns <= last);
+		last = t.makespan_ns;
+		free(vm);
+	}
 	/* Compression pays where the link is slow. */
 	for (int mode = HDE_AUTO; mode <= HDE_INTERNET; mode++) {
 		struct sim_totals plain, coded;

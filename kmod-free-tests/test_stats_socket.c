@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The statistics socket and a reader that takes its time: others are answered, and the server ends. */
-#include "cli/stats_socket.c"
+#include "cli/stats_socket.c" /* NOLINT(bugprone-suspicious-include): its functions are static */
 
 #include <setjmp.h>
 #include <stdarg.h>

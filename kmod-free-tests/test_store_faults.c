@@ -33,7 +33,7 @@
 /* In place of the C library's: a disk that fails cannot be had everywhere. */
 static int flush_error;
 
-int fdatasync(int fd)
+int fdatasync(int fd) /* NOLINT(readability-inconsistent-declaration-parameter-name) */
 {
 	if (!flush_error)
 		return (int)syscall(SYS_fdatasync, fd);

@@ -36,10 +36,10 @@ static void *next_of(const char *name)
 	return f;
 }
 
-int io_uring_submit_and_wait(struct io_uring *ring, unsigned n)
+int io_uring_submit_and_wait(struct io_uring *ring, unsigned wait_nr)
 {
 	age(ring);
-	return ((int (*)(struct io_uring *, unsigned))next_of("io_uring_submit_and_wait"))(ring, n);
+	return ((int (*)(struct io_uring *, unsigned))next_of("io_uring_submit_and_wait"))(ring, wait_nr);
 }
 
 int io_uring_submit_and_get_events(struct io_uring *ring)
@@ -48,12 +48,12 @@ int io_uring_submit_and_get_events(struct io_uring *ring)
 	return ((int (*)(struct io_uring *))next_of("io_uring_submit_and_get_events"))(ring);
 }
 
-int io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uring_cqe **cqe, unsigned n,
-				     struct __kernel_timespec *ts, sigset_t *mask)
+int io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uring_cqe **cqe_ptr, unsigned wait_nr,
+				     struct __kernel_timespec *ts, sigset_t *sigmask)
 {
 	age(ring);
 	return ((int (*)(struct io_uring *, struct io_uring_cqe **, unsigned, struct __kernel_timespec *,
-			 sigset_t *))next_of("io_uring_submit_and_wait_timeout"))(ring, cqe, n, ts, mask);
+			 sigset_t *))next_of("io_uring_submit_and_wait_timeout"))(ring, cqe_ptr, wait_nr, ts, sigmask);
 }
 
 static unsigned registered(const struct side *s)
