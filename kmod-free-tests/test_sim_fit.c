@@ -3,7 +3,7 @@
  * What is worked out from measurements: the simulator carries out the moves of a calibration at rates that are known, and
  * the same rates must come back, with noise on everything as well.
  *
- * check: no-tsan (one thread computes it all)
+ * check: no-tsan no-asan (one thread computes it all)
  */
 #include "migrate/sim.h"
 #include "migrate/sim_fit.h"

@@ -3,7 +3,7 @@
  * The simulator: fair shares as properties over random jobs, what guests dirty against real guests that are stepped, whole
  * migrations against sums by hand, and what must hold whatever the configuration. Calibration files, good and bad.
  *
- * check: no-tsan (one thread computes it all)
+ * check: no-tsan no-asan (one thread computes it all)
  */
 #include "migrate/sim.h"
 #include "migrate/sim_codec.h"
