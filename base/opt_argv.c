@@ -195,6 +195,7 @@ static int check_form(struct args a, bool operands_ok)
 	while ((kind = next_arg(&a, &arg)) > 0) {
 		if (kind == ARG_OPERAND && !operands_ok)
 			return err_set(a.e, -EINVAL, "unexpected argument \"%.64s\": see --help", arg.operand);
+		assert(kind != ARG_OPTION || arg.row);
 		if (kind == ARG_OPTION && arg.row->type == OPT_STR && !*arg.value)
 			return empty_text(&a, &arg);
 	}

@@ -7,6 +7,7 @@
 #include "cli/cmd.h"
 #include "migrate/guest_synth.h"
 #include "migrate/pages.h"
+#include <assert.h>
 #include <errno.h>
 #include <math.h>
 #include <poll.h>
@@ -249,7 +250,7 @@ static void watch_for_a_while(struct held *h, struct tracker *t, uint64_t *map, 
 static int watch(const struct calibrate *c, const struct tracker_ops *tracker, double rate, struct watched *w,
 		 struct err *e)
 {
-	uint64_t pages = c->memory / GUEST_PAGE, *map;
+	uint64_t pages = c->memory / GUEST_PAGE, words = bitmap_words(pages), *map;
 	struct tracker *t = NULL;
 	struct held h;
 	int rc = hold(&h, CONTENTS_RANDOM, c->memory, rate, e);
@@ -257,9 +258,10 @@ static int watch(const struct calibrate *c, const struct tracker_ops *tracker, d
 	*w = (struct watched){ 0 };
 	if (rc < 0)
 		return rc;
-	map = calloc(bitmap_words(pages), sizeof *map);
+	assert(words);
+	map = calloc(words, sizeof *map);
 	if (!map)
-		rc = err_set(e, -ENOMEM, "no memory for a bitmap");
+		rc = err_set(e, -ENOMEM, "no memory for the dirty bitmap of a guest: free some, or use less --memory");
 	if (rc == 0 && tracker)
 		rc = tracker->open(&t, h.guest, e);
 	if (rc == 0) {
@@ -283,7 +285,7 @@ static int watch_alone(const struct calibrate *c, struct sim_turn *t, struct err
 		rc = watch(c, NULL, WATCH_RATE, &plain, e);
 	if (rc == 0)
 		rc = watch(c, c->tracker, WATCH_RATE, &tracked, e);
-	if (rc < 0)
+	if (rc)
 		return rc;
 	t->guest_cpus = idle.cpu_ns / idle.ns;
 	t->write_ns = plain.cpu_ns / fmax(plain.writes, 1);

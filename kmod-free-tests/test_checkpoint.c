@@ -179,7 +179,7 @@ static uint8_t *slurp(uint32_t number, size_t *n)
 
 	assert_true(fd >= 0 && fstat(fd, &st) == 0);
 	*n = (size_t)st.st_size;
-	p = malloc(*n);
+	p = malloc(*n + 1);
 	assert_non_null(p);
 	assert_int_equal(read(fd, p, *n), *n);
 	close(fd);
@@ -421,7 +421,7 @@ static void other_heads(void **state)
 	take(false, 20);
 	take(false, 2);
 	file = slurp(2, &n);
-	head = malloc(n);
+	head = malloc(n + 1);
 	assert_non_null(head);
 #define CHANGED(at, v)                    \
 	memcpy(head, file, n);            \

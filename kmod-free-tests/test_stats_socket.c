@@ -37,7 +37,7 @@ static void *dawdle(void *arg)
 
 static struct stats_socket *open_socket(char **text, int *slow, pthread_t *reader)
 {
-	struct stats_socket *s;
+	struct stats_socket *s = NULL;
 	struct sockaddr_un at;
 	struct err e = { 0 };
 
