@@ -196,7 +196,7 @@ struct load {
 	uint32_t n, bytes; /* of IP */
 	uint32_t burst;    /* sent at once… */
 	uint64_t pause_ns; /* …then a pause */
-	uint32_t ahead;    /* at most that many more than have come, else the device's own queue drops some; 0: no bound */
+	uint32_t ahead; /* at most that many more than have come, else the device's own queue drops some; 0: no bound */
 };
 
 static uint32_t next_to_come(void)
@@ -403,7 +403,8 @@ static void check_high_rate(struct link_settings *s, uint64_t rate, uint32_t pac
 	if (counted)
 		assert_true(most > .97);
 	else
-		print_message("skipped: the link cannot do %g Mb/s here, having too little of a CPU\n", (double)rate / 1e6);
+		print_message("skipped: the link cannot do %g Mb/s here, having too little of a CPU\n",
+			      (double)rate / 1e6);
 }
 
 static void test_rate(void **state)
