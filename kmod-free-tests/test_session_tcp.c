@@ -237,7 +237,11 @@ struct breaker {
 	unsigned breaks, left;
 };
 
-/* A thread that breaks sockets every few milliseconds: ticks come too rarely on loopback. */
+#define BREAKS_AT_ONCE 16
+#define QUIET_NS (400 * NS_PER_MS) /* a slow machine answers within it, else it would never get on */
+
+/* A thread that breaks sockets every few milliseconds: ticks come too rarely on loopback. Each row of breaks ends with
+ * time enough for an answer. */
 static void *break_often(void *ctx)
 {
 	struct breaker *b = ctx;
@@ -246,8 +250,10 @@ static void *break_often(void *ctx)
 		struct timespec t = { .tv_nsec = 1000000 + (long)(rng_next(&b->rng) % 4000000) };
 
 		nanosleep(&t, NULL);
-		if (break_socket((unsigned)(rng_next(&b->rng) % 14)))
-			b->breaks++;
+		if (!break_socket((unsigned)(rng_next(&b->rng) % 14)) || ++b->breaks % BREAKS_AT_ONCE)
+			continue;
+		t.tv_nsec = QUIET_NS;
+		nanosleep(&t, NULL);
 	}
 	return NULL;
 }
