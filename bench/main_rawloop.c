@@ -9,6 +9,7 @@
 #include "base/hugebuf.h"
 #include "base/json.h"
 #include "base/opt.h"
+#include "base/proc.h"
 #include "bench/rawloop_uring.h"
 #include <arpa/inet.h>
 #include <errno.h>
@@ -151,15 +152,6 @@ static void *thread(void *arg)
 	return NULL;
 }
 
-static uint64_t cpu_ns(void)
-{
-	struct rusage u;
-
-	getrusage(RUSAGE_SELF, &u);
-	return (uint64_t)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * NS_PER_S +
-	       (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * NS_PER_US;
-}
-
 static void sleep_ns(uint64_t ns)
 {
 	struct timespec t = { .tv_sec = (time_t)(ns / NS_PER_S), .tv_nsec = (long)(ns % NS_PER_S) };
@@ -295,12 +287,12 @@ static int count(struct report *r)
 
 	sleep_ns(side.o->omit_ns);
 	bytes = received(&ended);
-	cpu = cpu_ns();
+	cpu = proc_cpu_ns();
 	at = clock_now(&clock_mono);
 	sleep_ns(side.o->duration_ns);
 	r->bytes = received(&ended) - bytes;
 	r->ns = clock_now(&clock_mono) - at;
-	r->cpu_ns = cpu_ns() - cpu;
+	r->cpu_ns = proc_cpu_ns() - cpu;
 	return ended ? err_set(&r->err, -EPIPE, "a stream ended before the time was over") : 0;
 }
 

@@ -76,7 +76,7 @@ void bench_amst_print_interval(const struct bench_amst *b, const struct bench_in
 {
 	double s = i->to - i->from;
 
-	printf("[%7.2f-%-7.2f sec]  %7.2f GBytes  %7.3f GB/s", i->from, i->to, (double)i->bytes / GIB,
+	printf("[%7.2f-%-7.2f sec]  %7.2f GiB  %7.3f GB/s", i->from, i->to, (double)i->bytes / GIB,
 	       s > 0 ? (double)i->bytes / s / 1e9 : 0);
 	if (!b->opts->reverse)
 		printf("  retr %llu", (unsigned long long)i->retransmits);

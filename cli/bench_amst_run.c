@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Measuring: regions, transfers, intervals, and what they cost. */
+#include "base/proc.h"
 #include "base/util.h"
 #include "cli/bench_amst.h"
 #include "cli/cmd.h"
@@ -8,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -203,34 +203,12 @@ static uint64_t clock_cpu(void)
 	return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
 }
 
-static uint64_t cpu_ns(void)
-{
-	struct rusage u;
-
-	getrusage(RUSAGE_SELF, &u);
-	return (uint64_t)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * NS_PER_S +
-	       (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * NS_PER_US;
-}
-
-static uint64_t rss_bytes(void)
-{
-	unsigned long size = 0, resident = 0;
-	FILE *f = fopen("/proc/self/statm", "re");
-
-	if (!f)
-		return 0;
-	if (fscanf(f, "%lu %lu", &size, &resident) != 2)
-		resident = 0;
-	fclose(f);
-	return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
 /* What is known here is taken in any case; <0: the peer did not tell the rest. */
 static int look_at_cost(struct bench_amst *b, struct cost *c, struct err *e)
 {
 	struct amst *a = client_amst(b->client);
 
-	c->cpu_ns = cpu_ns();
+	c->cpu_ns = proc_cpu_ns();
 	amst_counters(a, &c->amst, &c->be);
 	client_sample(b->client, NULL);
 	c->retransmits = amst_retransmits(a);
@@ -254,7 +232,7 @@ static void take_cost(struct bench_amst *b, const struct cost *from, const struc
 	subtract(&r->be, &to->be, &from->be, sizeof(r->be));
 	subtract(&r->amst, &to->amst, &from->amst, sizeof(r->amst));
 	r->cpu_s = (double)since(to->cpu_ns - from->cpu_ns, b->stamp_cpu_ns) / 1e9;
-	r->rss = rss_bytes();
+	r->rss = proc_rss_bytes();
 	if (b->opts->reverse)
 		return;
 	r->retransmits = since(to->retransmits, from->retransmits);

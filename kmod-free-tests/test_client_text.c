@@ -42,6 +42,11 @@ static void test_controls(void **state)
 	becomes("\x9b"
 		"31m",
 		"?31m"); /* …and in one byte */
+	becomes("a\xe2\x80\xae"
+		"exe.txt",
+		"a???exe.txt"); /* shown from right to left */
+	becomes("\xe2\x81\xa6|\xe2\x81\xa9|\xe2\x80\xaa", "???|???|???");
+	becomes("\xe2\x80\xa9\xe2\x80\xaf\xe2\x81\xa5\xe2\x81\xaa", "\xe2\x80\xa9\xe2\x80\xaf\xe2\x81\xa5\xe2\x81\xaa");
 }
 
 static void test_no_utf8(void **state)

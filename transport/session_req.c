@@ -8,11 +8,11 @@
 
 #include "base/log.h"
 #include "base/opt.h"
+#include "base/proc.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
@@ -226,33 +226,17 @@ static void do_digest(struct session *s)
 
 /* ---- counters ---------------------------------------------------------------------------------- */
 
-static uint64_t rss_now(void)
-{
-	unsigned long size = 0, resident = 0;
-	FILE *f = fopen("/proc/self/statm", "re");
-
-	if (!f)
-		return 0;
-	if (fscanf(f, "%lu %lu", &size, &resident) != 2)
-		resident = 0;
-	fclose(f);
-	return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
 static void send_info(struct session *s)
 {
 	struct amst_counters ac;
 	struct be_counters bc;
-	struct rusage u;
 
 	amst_counters(s->amst, &ac, &bc);
-	getrusage(RUSAGE_SELF, &u);
 	session_reply(s, 0, "%s", "");
 	wire_put(&s->out, &wire_info,
 		 &(struct msg_info){
-			 .cpu_ns = (uint64_t)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * NS_PER_S +
-				   (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * NS_PER_US,
-			 .rss_bytes = rss_now(),
+			 .cpu_ns = proc_cpu_ns(),
+			 .rss_bytes = proc_rss_bytes(),
 			 .region_bytes = s->region_bytes,
 			 .tx_zero_copy = bc.tx_zero_copy_bytes,
 			 .tx_copied = bc.tx_copied_bytes,
