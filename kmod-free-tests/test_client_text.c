@@ -4,6 +4,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -42,11 +43,18 @@ static void test_controls(void **state)
 	becomes("\x9b"
 		"31m",
 		"?31m"); /* …and in one byte */
-	becomes("a\xe2\x80\xae"
-		"exe.txt",
-		"a???exe.txt"); /* shown from right to left */
-	becomes("\xe2\x81\xa6|\xe2\x81\xa9|\xe2\x80\xaa", "???|???|???");
-	becomes("\xe2\x80\xa9\xe2\x80\xaf\xe2\x81\xa5\xe2\x81\xaa", "\xe2\x80\xa9\xe2\x80\xaf\xe2\x81\xa5\xe2\x81\xaa");
+}
+
+/* U+202A to U+202E and U+2066 to U+2069; their neighbours stay. */
+static void test_what_turns_the_text(void **state)
+{
+	(void)state;
+	for (unsigned c = 0x2000; c < 0x2100; c++) {
+		const char in[] = { 'a', (char)0xe2, (char)(0x80 | (c >> 6 & 0x3f)), (char)(0x80 | (c & 0x3f)), 'z', 0 };
+		bool turns = (c >= 0x202a && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
+
+		becomes(in, turns ? "a???z" : in);
+	}
 }
 
 static void test_no_utf8(void **state)
@@ -65,6 +73,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_plain_text_stays),
 		cmocka_unit_test(test_controls),
+		cmocka_unit_test(test_what_turns_the_text),
 		cmocka_unit_test(test_no_utf8),
 	};
 
