@@ -41,7 +41,7 @@ struct checkpoint_cmd {
 	struct hde_opts hde;
 	const char *dir, *json;
 	const struct guest_ops *kind;
-	const void *kind_opts;
+	void *kind_opts;
 	const struct tracker_ops *tracker;
 	struct hugebuf memory;
 	struct guest *guest;
@@ -364,6 +364,8 @@ static int run_options(struct checkpoint_cmd *m, void **bases)
 		return rc == -EINVAL ? CMD_USAGE : CMD_FAILED;
 	}
 	m->kind_opts = guest_options_of(m->kind, bases);
+	if (m->tracker->prepare)
+		m->tracker->prepare(m->kind_opts);
 	cmd_catch_signals();
 	rc = run(m, &e);
 	/* Until interrupted: that is then how it ends. */

@@ -470,6 +470,8 @@ static int run_options(struct migrate_cmd *m, void **bases, const char *json)
 		return rc == -EINVAL ? CMD_USAGE : CMD_FAILED;
 	}
 	m->kind_opts = guest_options_of(m->kind, bases);
+	if (m->tracker->prepare)
+		m->tracker->prepare(m->kind_opts);
 	m->text = strcmp(json, "-") != 0;
 	m->live = !*json && isatty(STDERR_FILENO);
 	return run(m, json);

@@ -24,7 +24,7 @@ int guest_option_groups(struct opt_group *groups, void **bases)
 	return n;
 }
 
-const void *guest_options_of(const struct guest_ops *kind, void *const *bases)
+void *guest_options_of(const struct guest_ops *kind, void *const *bases)
 {
 	for (size_t i = 0; guest_kinds[i]; i++)
 		if (guest_kinds[i] == kind)

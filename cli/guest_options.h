@@ -8,6 +8,6 @@
  * after an error. Returns how many groups, or -ENOMEM. */
 int guest_option_groups(struct opt_group *groups, void **bases);
 /* Where the options of a kind are. */
-const void *guest_options_of(const struct guest_ops *kind, void *const *bases);
+void *guest_options_of(const struct guest_ops *kind, void *const *bases);
 
 #endif

@@ -35,7 +35,7 @@ struct migrate_cmd {
 	bool live; /* and progress to standard error */
 
 	const struct guest_ops *kind;
-	const void *kind_opts;
+	void *kind_opts;
 	const struct tracker_ops *tracker;
 	struct hugebuf memory;
 	struct guest *guest;

@@ -269,6 +269,9 @@ static void a_virtual_machine(void **state)
 			continue;
 		}
 		OK(hugebuf_alloc(&mem, 8 * SMALL, true, &e));
+		o.ring = 0;
+		if (trackers[i]->prepare)
+			trackers[i]->prepare(&o);
 		OK(guest_kvm_ops.open(&g, mem.addr, mem.len, &o, &e));
 		OK(g->ops->run(g, &e));
 		cfg = config(HDE_NONE, 16 * SMALL);

@@ -95,6 +95,18 @@ else
 	bad "$t" "$(cat "$TEST_TMP/v.err")"
 fi
 
+t="a virtual machine, by its dirty ring"
+if [[ ! -r /dev/kvm || ! -w /dev/kvm ]]; then
+	echo "SKIP $t: no /dev/kvm"
+elif "${move[@]}" --guest=kvm --vm-dirty-rate=100 --tracker=kvm-ring --json="$TEST_TMP/v.json" >"$TEST_TMP/v.out" 2>"$TEST_TMP/v.err" &&
+	[[ $(field "$TEST_TMP/v.json" '[.outcome, .verified, .self_check, .tracker] | join(" ")') == "completed true true kvm-ring" ]]; then
+	ok "$t"
+elif grep -q 'has no dirty ring (Linux 5.11): use --tracker=kvm' "$TEST_TMP/v.err"; then
+	echo "SKIP $t: $(cat "$TEST_TMP/v.err")"
+else
+	bad "$t" "$(cat "$TEST_TMP/v.err")"
+fi
+
 t="a virtual machine, post-copy"
 if [[ ! -r /dev/kvm || ! -w /dev/kvm ]]; then
 	echo "SKIP $t: no /dev/kvm"
@@ -129,6 +141,7 @@ refused() { # name, status, text in the error, arguments…
 }
 refused "no such guest" 2 "no kind" "${move[@]}" --guest=cow
 refused "no such tracker" 2 "there is no" "${move[@]}" --tracker=nose
+refused "a dirty ring without a virtual machine" 1 "for kvm guests: use --tracker=uffd" "${move[@]}" --tracker=kvm-ring
 refused "memory in halves of pages" 2 "multiple of 4 KB" "${move[@]}" --memory=16000001
 refused "a chunk too large" 2 "at most 512 KB" "${move[@]}" --chunk-size=1MB
 refused "nobody there" 1 "dwcp serve" "${move[@]}" --peer=127.0.0.1:9

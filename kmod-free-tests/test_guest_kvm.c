@@ -26,11 +26,8 @@ static struct hugebuf mem, there;
 static struct guest *g;
 static struct err e;
 
-static int make(void **state)
+static int make_with(struct kvm_opts o)
 {
-	struct kvm_opts o = { .dirty_rate = 2000, .seed = 5 };
-
-	(void)state;
 	g = NULL;
 	if (guest_kvm_ops.probe(&e) < 0)
 		return 0;
@@ -39,6 +36,12 @@ static int make(void **state)
 	if (guest_kvm_ops.open(&g, mem.addr, LEN, &o, &e) < 0)
 		fail_msg("%s", e.why);
 	return 0;
+}
+
+static int make(void **state)
+{
+	(void)state;
+	return make_with((struct kvm_opts){ .dirty_rate = 2000, .seed = 5 });
 }
 
 static int unmake(void **state)
@@ -123,28 +126,32 @@ static void copy_dirty(struct tracker *t)
 			memcpy((uint8_t *)there.addr + p * GUEST_PAGE, g->mem + p * GUEST_PAGE, GUEST_PAGE);
 }
 
-static void move_with(const struct tracker_ops *ops)
+/* Anew, as the tracker wants it; false: this machine does not have it. */
+static bool again_for(const struct tracker_ops *ops, uint32_t ring)
+{
+	struct kvm_opts o = { .dirty_rate = 2000, .seed = 5 };
+
+	if (ops->probe(&guest_kvm_ops, &e) < 0) {
+		print_message("%s: %s\n", ops->name, e.why);
+		return false;
+	}
+	if (ops->prepare)
+		ops->prepare(&o);
+	if (ring)
+		o.ring = ring;
+	unmake(NULL);
+	make_with(o);
+	return true;
+}
+
+static void goes_on_elsewhere(const struct tracker_ops *ops)
 {
 	uint8_t regs[GUEST_STATE_MAX];
 	struct wcur out = wcur_init(regs, sizeof regs);
 	struct guest *moved;
-	struct tracker *t;
 	struct rcur in;
 	uint64_t at;
 
-	if (ops->probe(&guest_kvm_ops, &e) < 0) {
-		print_message("%s: %s\n", ops->name, e.why);
-		return;
-	}
-	assert_int_equal(g->ops->run(g, &e), 0);
-	assert_int_equal(ops->open(&t, g, &e), 0);
-	for (int round = 0; round < 40; round++) {
-		copy_dirty(t);
-		usleep(1000);
-	}
-	assert_int_equal(g->ops->pause(g, &e), 0);
-	copy_dirty(t);
-	ops->close(t);
 	assert_memory_equal(there.addr, mem.addr, LEN);
 	assert_int_equal(g->ops->save(g, &out, &e), 0);
 	assert_int_equal(guest_kvm_ops.open(&moved, there.addr, LEN, NULL, &e), 0);
@@ -159,12 +166,92 @@ static void move_with(const struct tracker_ops *ops)
 	guest_kvm_ops.close(moved);
 }
 
+/* Also with pages made clean just before they are read, as in a first round. */
+static void copy_all(struct tracker *t)
+{
+	for (uint64_t p = 0; p < PAGES; p += 512) {
+		if (t->ops->clean)
+			t->ops->clean(t, p, 512);
+		memcpy((uint8_t *)there.addr + p * GUEST_PAGE, g->mem + p * GUEST_PAGE, 512ull * GUEST_PAGE);
+	}
+}
+
+static struct tracker_cost move_with(const struct tracker_ops *ops, unsigned pause_us)
+{
+	struct tracker_cost cost;
+	struct tracker *t;
+
+	assert_int_equal(g->ops->run(g, &e), 0);
+	if (ops->open(&t, g, &e) < 0)
+		fail_msg("%s: %s", ops->name, e.why);
+	if (ops->clean)
+		copy_all(t);
+	for (int round = 0; round < 40; round++) {
+		copy_dirty(t);
+		usleep(pause_us);
+	}
+	assert_int_equal(g->ops->pause(g, &e), 0);
+	copy_dirty(t);
+	cost = t->cost;
+	ops->close(t);
+	goes_on_elsewhere(ops);
+	return cost;
+}
+
 static void moves_with_every_tracker(void **state)
 {
 	(void)state;
 	need_kvm();
 	for (size_t i = 0; trackers[i]; i++)
-		move_with(trackers[i]);
+		if (again_for(trackers[i], 0)) {
+			move_with(trackers[i], 1000);
+			move_with(trackers[i], 1000); /* opened again */
+		}
+}
+
+/* The smallest ring fills up between looks: the CPU stops for that, and nothing is lost. */
+static void a_full_ring(void **state)
+{
+	struct tracker_cost cost;
+
+	(void)state;
+	need_kvm();
+	if (!again_for(&dirty_kvm_ring_ops, 1024))
+		skip();
+	cost = move_with(&dirty_kvm_ring_ops, 20000);
+	print_message("stopped %llu times by a full ring\n", (unsigned long long)cost.faults);
+	assert_true(cost.faults > 0 && cost.fault_ns > 0);
+}
+
+static void one_guest_once(void **state)
+{
+	(void)state;
+	need_kvm();
+	for (size_t i = 0; trackers[i]; i++) {
+		struct tracker *t, *other;
+
+		if (!again_for(trackers[i], 0))
+			continue;
+		assert_int_equal(trackers[i]->open(&t, g, &e), 0);
+		assert_int_equal(trackers[i]->open(&other, g, &e), -EBUSY);
+		assert_non_null(strstr(e.why, "another migration"));
+		trackers[i]->close(t);
+	}
+}
+
+/* The log and the ring exclude one another, and that is chosen when a guest is made. */
+static void made_for_another_tracker(void **state)
+{
+	struct tracker *t;
+
+	(void)state;
+	need_kvm();
+	assert_int_equal(dirty_kvm_ring_ops.open(&t, g, &e), -EOPNOTSUPP);
+	assert_non_null(strstr(e.why, "--tracker=kvm or uffd"));
+	if (!again_for(&dirty_kvm_ring_ops, 0))
+		skip();
+	assert_int_equal(dirty_kvm_ops.open(&t, g, &e), -EOPNOTSUPP);
+	assert_non_null(strstr(e.why, "--tracker=kvm-ring"));
 }
 
 static void refuses(void **state)
@@ -193,6 +280,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(good_wherever_it_stops, make, unmake),
 		cmocka_unit_test_setup_teardown(notices_a_lost_write, make, unmake),
 		cmocka_unit_test_setup_teardown(moves_with_every_tracker, make, unmake),
+		cmocka_unit_test_setup_teardown(a_full_ring, make, unmake),
+		cmocka_unit_test_setup_teardown(one_guest_once, make, unmake),
+		cmocka_unit_test_setup_teardown(made_for_another_tracker, make, unmake),
 		cmocka_unit_test_setup_teardown(refuses, make, unmake),
 	};
 

@@ -7,7 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
-const struct tracker_ops *const trackers[] = { &dirty_kvm_ops, &dirty_uffd_ops, &dirty_sigsegv_ops, NULL };
+const struct tracker_ops *const trackers[] = { &dirty_kvm_ops, &dirty_kvm_ring_ops, &dirty_uffd_ops, &dirty_sigsegv_ops,
+					       NULL };
 
 const struct tracker_ops *tracker_find(const char *name)
 {

@@ -15,7 +15,7 @@
 struct tracker_cost {
 	uint64_t fetches, fetch_ns; /* calls of fetch and clean */
 	uint64_t pages;             /* found written, all fetches together */
-	uint64_t faults, fault_ns;  /* of the guest's writers; 0: the kernel takes them and does not tell */
+	uint64_t faults, fault_ns;  /* that stopped the guest's writers; 0: the kernel takes them and does not tell */
 };
 
 struct tracker;
@@ -25,6 +25,10 @@ struct tracker_ops {
 	const char *help;
 	/* Can this machine do it, for a guest of this kind (NULL: any)? 0, or -errno with reason and remedy. */
 	int (*probe)(const struct guest_ops *kind, struct err *e);
+
+	/* Changes the options that a guest of a kind which was probed will be opened with, so that it can be tracked so. NULL:
+	 * any guest can. */
+	void (*prepare)(void *opts);
 
 	int (*open)(struct tracker **out, struct guest *g, struct err *e);
 	void (*close)(struct tracker *t); /* the guest may be running */
@@ -45,7 +49,7 @@ struct tracker {
 };
 
 extern const struct tracker_ops *const trackers[]; /* in order of preference; NULL-terminated */
-#define TRACKER_NAMES "kvm|uffd|sigsegv"           /* for options */
+#define TRACKER_NAMES "kvm|kvm-ring|uffd|sigsegv"  /* for options */
 const struct tracker_ops *tracker_find(const char *name);
 
 /* The named one, or with "" the first that this machine and this kind of guest can have. */
@@ -54,6 +58,6 @@ int tracker_choose(const char *name, const struct guest_ops *kind, const struct 
 /* For trackers: adds one call to the cost. */
 void tracker_spent(struct tracker *t, uint64_t began_ns, uint64_t pages);
 
-extern const struct tracker_ops dirty_kvm_ops, dirty_uffd_ops, dirty_sigsegv_ops;
+extern const struct tracker_ops dirty_kvm_ops, dirty_kvm_ring_ops, dirty_uffd_ops, dirty_sigsegv_ops;
 
 #endif

@@ -63,6 +63,10 @@ static int kvm_track_open(struct tracker **out, struct guest *g, struct err *e)
 
 	if (g->ops != &guest_kvm_ops)
 		return err_set(e, -EOPNOTSUPP, "KVM's dirty log is for kvm guests: use --tracker=uffd");
+	if (kvm_guest_ring(g))
+		return err_set(e, -EOPNOTSUPP,
+			       "this guest was made with KVM's dirty ring, which excludes the dirty log: use "
+			       "--tracker=kvm-ring or uffd");
 	t = calloc(1, sizeof *t);
 	if (t) {
 		t->log = calloc(words, sizeof *t->log);

@@ -106,7 +106,8 @@ static void on_segv(int sig, siginfo_t *info, void *context)
 static int segv_probe(const struct guest_ops *kind, struct err *e)
 {
 	if (kind && !strcmp(kind->name, "kvm"))
-		return err_set(e, -EOPNOTSUPP, "a virtual machine's writes raise no signal: use --tracker=kvm or uffd");
+		return err_set(e, -EOPNOTSUPP,
+			       "a virtual machine's writes raise no signal: use --tracker=kvm, kvm-ring or uffd");
 	return 0;
 }
 

@@ -4,15 +4,13 @@
 #include "base/clock.h"
 #include "base/thread.h"
 #include "base/util.h"
+#include "migrate/kvm_vm.h"
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/kvm.h>
+#include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #define STATE_VERSION 1
 #define MEMORY_MAX (3ull << 30) /* below what a PC's devices take */
@@ -22,6 +20,7 @@
 #define PORT_COUNT 0x11    /* out: how many it has made */
 #define SLICE_NS (2 * NS_PER_MS)
 #define BEHIND_NS (20 * NS_PER_MS)
+#define WRITES_MOST 1024
 #define STEPS_MAX 64
 #define KICK (SIGRTMIN + 3)
 
@@ -70,9 +69,7 @@ struct vm {
 	struct guest g;
 	double dirty_rate;
 	unsigned throttle;
-	int kvm, fd, cpu;
-	struct kvm_run *run;
-	size_t run_len;
+	struct kvm_vm vm;
 	pthread_t thread;
 	bool started;
 
@@ -107,6 +104,12 @@ static bool told_to_stop(const struct vm *v)
 	return !__atomic_load_n(&v->running, __ATOMIC_ACQUIRE);
 }
 
+/* At a time: so that its work can be seen, and because where KVM interprets the guest no full ring stops it meanwhile. */
+static uint32_t most_writes(const struct vm *v)
+{
+	return v->vm.ring.entry ? (uint32_t)min_u64(WRITES_MOST, v->vm.ring.entries / 8) : WRITES_MOST;
+}
+
 /* How many writes are due; waits for the next slice, or until told to stop. */
 static uint32_t budget(struct vm *v, uint64_t *last, double *due)
 {
@@ -116,30 +119,32 @@ static uint32_t budget(struct vm *v, uint64_t *last, double *due)
 	struct timespec at = { .tv_sec = (time_t)(until / NS_PER_S), .tv_nsec = (long)(until % NS_PER_S) };
 
 	pthread_mutex_lock(&v->mu);
-	while (v->running && pthread_cond_timedwait(&v->go, &v->mu, &at) == 0)
+	while (v->running && *due < 1 && pthread_cond_timedwait(&v->go, &v->mu, &at) == 0)
 		;
 	pthread_mutex_unlock(&v->mu);
 	now = clock_now(&clock_mono);
 	*due += rate * (100 - __atomic_load_n(&v->throttle, __ATOMIC_RELAXED)) / 100 *
 		(double)min_u64(now - *last, BEHIND_NS) / 1e9;
 	*last = now;
-	n = told_to_stop(v) ? 0 : (uint32_t)*due;
+	n = told_to_stop(v) ? 0 : (uint32_t)fmin(*due, most_writes(v));
 	*due -= n;
 	return n;
 }
 
 static int handle_exit(struct vm *v, uint64_t *last, double *due)
 {
-	struct kvm_run *r = v->run;
+	struct kvm_run *r = v->vm.run;
 	uint8_t *data = (uint8_t *)r + r->io.data_offset;
 	uint32_t n;
 
+	if (r->exit_reason == KVM_EXIT_DIRTY_RING_FULL)
+		return kvm_ring_full(&v->vm.ring);
 	if (r->exit_reason != KVM_EXIT_IO || r->io.size != 4 || r->io.count != 1)
 		return -EIO;
 	if (r->io.direction == KVM_EXIT_IO_IN && r->io.port == PORT_BUDGET) {
 		n = budget(v, last, due);
 		memcpy(data, &n, 4);
-		return 0;
+		return v->vm.ring.entry ? kvm_ring_relieve(&v->vm.ring) : 0;
 	}
 	if (r->io.direction == KVM_EXIT_IO_OUT && r->io.port == PORT_COUNT) {
 		memcpy(&n, data, 4);
@@ -163,8 +168,8 @@ static int run_cpu(struct vm *v)
 	for (;;) {
 		bool stop = told_to_stop(v);
 
-		v->run->immediate_exit = stop;
-		if (ioctl(v->cpu, KVM_RUN, 0) < 0) {
+		v->vm.run->immediate_exit = stop;
+		if (ioctl(v->vm.cpu, KVM_RUN, 0) < 0) {
 			rc = -errno;
 			sigtimedwait(&kick, NULL, &none);
 			if (rc != -EINTR)
@@ -204,79 +209,6 @@ static void *cpu_main(void *arg)
 
 /* ---- making it --------------------------------------------------------------------------------- */
 
-static int open_kvm(struct err *e)
-{
-	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-
-	if (fd < 0)
-		return err_set(e, -errno,
-			       "no virtual machines here: /dev/kvm: %s; load kvm_intel or kvm_amd, join the group "
-			       "kvm, or choose --guest=synth",
-			       strerror(errno));
-	if (ioctl(fd, KVM_GET_API_VERSION, 0) != KVM_API_VERSION) {
-		close(fd);
-		return err_set(e, -EOPNOTSUPP, "/dev/kvm speaks another version than this dwcp: choose --guest=synth");
-	}
-	return fd;
-}
-
-static int kvm_probe(struct err *e)
-{
-	int fd = open_kvm(e);
-
-	if (fd < 0)
-		return fd;
-	close(fd);
-	return 0;
-}
-
-static int set_memory(struct vm *v, uint32_t flags)
-{
-	struct kvm_userspace_memory_region r = { .flags = flags,
-						 .memory_size = v->g.len,
-						 .userspace_addr = (uintptr_t)v->g.mem };
-
-	return ioctl(v->fd, KVM_SET_USER_MEMORY_REGION, &r) < 0 ? -errno : 0;
-}
-
-static int make_vm(struct vm *v, struct err *e)
-{
-	struct kvm_enable_cap manual = { .cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-					 .args = { KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE |
-						   KVM_DIRTY_LOG_INITIALLY_SET } };
-	/* struct kvm_signal_mask, whose set follows its length without a gap. */
-	const uint64_t blocked = ~(1ull << (KICK - 1));
-	struct {
-		uint32_t len;
-		uint8_t set[8];
-	} mask = { .len = sizeof blocked };
-	int size;
-
-	memcpy(mask.set, &blocked, sizeof blocked);
-	v->kvm = open_kvm(e);
-	if (v->kvm < 0)
-		return v->kvm;
-	size = ioctl(v->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-	v->fd = ioctl(v->kvm, KVM_CREATE_VM, 0);
-	if (size < (int)sizeof *v->run || v->fd < 0)
-		goto bad;
-	/* Without it the tracker says that it cannot be had. */
-	ioctl(v->fd, KVM_ENABLE_CAP, &manual);
-	ioctl(v->fd, KVM_SET_TSS_ADDR, 0xfffbd000ul);
-	if (set_memory(v, 0) < 0)
-		goto bad;
-	v->cpu = ioctl(v->fd, KVM_CREATE_VCPU, 0);
-	if (v->cpu < 0 || ioctl(v->cpu, KVM_SET_SIGNAL_MASK, &mask) < 0)
-		goto bad;
-	v->run_len = (size_t)size;
-	v->run = mmap(NULL, v->run_len, PROT_READ | PROT_WRITE, MAP_SHARED, v->cpu, 0);
-	if (v->run != MAP_FAILED)
-		return 0;
-	v->run = NULL;
-bad:
-	return err_set(e, -errno, "cannot make a virtual machine: %s; choose --guest=synth", strerror(errno));
-}
-
 static int first_state(struct vm *v, uint32_t seed)
 {
 	struct kvm_segment flat = {
@@ -291,14 +223,14 @@ static int first_state(struct vm *v, uint32_t seed)
 	};
 	struct kvm_sregs s;
 
-	if (ioctl(v->cpu, KVM_GET_SREGS, &s) < 0)
+	if (ioctl(v->vm.cpu, KVM_GET_SREGS, &s) < 0)
 		return -errno;
 	s.cs = flat;
 	flat.type = 3;
 	flat.selector = 16;
 	s.ds = s.es = s.fs = s.gs = s.ss = flat;
 	s.cr0 |= 1;
-	if (ioctl(v->cpu, KVM_SET_SREGS, &s) < 0 || ioctl(v->cpu, KVM_SET_REGS, &r) < 0)
+	if (ioctl(v->vm.cpu, KVM_SET_SREGS, &s) < 0 || ioctl(v->vm.cpu, KVM_SET_REGS, &r) < 0)
 		return -errno;
 	memcpy(v->g.mem + PROGRAM_AT, kvm_program, program_bytes(kvm_program_end));
 	return 0;
@@ -319,14 +251,7 @@ static void kvm_close(struct guest *g)
 		pthread_kill(v->thread, KICK);
 		pthread_join(v->thread, NULL);
 	}
-	if (v->run)
-		munmap(v->run, v->run_len);
-	if (v->cpu >= 0)
-		close(v->cpu);
-	if (v->fd >= 0)
-		close(v->fd);
-	if (v->kvm >= 0)
-		close(v->kvm);
+	kvm_vm_close(&v->vm);
 	pthread_cond_destroy(&v->go);
 	pthread_cond_destroy(&v->parked);
 	pthread_mutex_destroy(&v->mu);
@@ -362,14 +287,13 @@ static int kvm_open(struct guest **out, void *mem, uint64_t len, const void *opt
 	if (!v)
 		return err_set(e, -ENOMEM, "no memory for a guest");
 	v->g = (struct guest){ .ops = &guest_kvm_ops, .mem = mem, .len = len };
-	v->kvm = v->fd = v->cpu = -1;
 	pthread_mutex_init(&v->mu, NULL);
 	pthread_condattr_init(&mono);
 	pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
 	pthread_cond_init(&v->go, &mono);
 	pthread_cond_init(&v->parked, &mono);
 	pthread_condattr_destroy(&mono);
-	rc = make_vm(v, e);
+	rc = kvm_vm_open(&v->vm, mem, len, o ? o->ring : 0, KICK, e);
 	if (rc == 0 && o) {
 		v->dirty_rate = o->dirty_rate;
 		rc = first_state(v, o->seed);
@@ -451,8 +375,8 @@ static int kvm_save(struct guest *g, struct wcur *out, struct err *e)
 	struct vm *v = vm_of(g);
 	struct cpu_state s;
 
-	if (ioctl(v->cpu, KVM_GET_REGS, &s.regs) < 0 || ioctl(v->cpu, KVM_GET_SREGS, &s.sregs) < 0 ||
-	    ioctl(v->cpu, KVM_GET_FPU, &s.fpu) < 0 || ioctl(v->cpu, KVM_GET_VCPU_EVENTS, &s.events) < 0)
+	if (ioctl(v->vm.cpu, KVM_GET_REGS, &s.regs) < 0 || ioctl(v->vm.cpu, KVM_GET_SREGS, &s.sregs) < 0 ||
+	    ioctl(v->vm.cpu, KVM_GET_FPU, &s.fpu) < 0 || ioctl(v->vm.cpu, KVM_GET_VCPU_EVENTS, &s.events) < 0)
 		return err_set(e, -errno, "cannot read the virtual CPU's state: %s", strerror(errno));
 	put_u16(out, STATE_VERSION);
 	put_u16(out, sizeof s);
@@ -475,8 +399,8 @@ static int kvm_load(struct guest *g, struct rcur *in, struct err *e)
 			       "both hosts");
 	v->dirty_rate = rate;
 	v->seen = (uint32_t)s.regs.rbx;
-	if (ioctl(v->cpu, KVM_SET_SREGS, &s.sregs) < 0 || ioctl(v->cpu, KVM_SET_REGS, &s.regs) < 0 ||
-	    ioctl(v->cpu, KVM_SET_FPU, &s.fpu) < 0 || ioctl(v->cpu, KVM_SET_VCPU_EVENTS, &s.events) < 0)
+	if (ioctl(v->vm.cpu, KVM_SET_SREGS, &s.sregs) < 0 || ioctl(v->vm.cpu, KVM_SET_REGS, &s.regs) < 0 ||
+	    ioctl(v->vm.cpu, KVM_SET_FPU, &s.fpu) < 0 || ioctl(v->vm.cpu, KVM_SET_VCPU_EVENTS, &s.events) < 0)
 		return err_set(e, -errno, "this host's KVM refuses the virtual CPU's state: %s", strerror(errno));
 	return 0;
 }
@@ -488,17 +412,17 @@ static int finish_write(struct vm *v, struct kvm_regs *r, struct err *e)
 	const uint64_t next = PROGRAM_AT + program_bytes(kvm_program_next);
 	int left = STEPS_MAX;
 
-	if (ioctl(v->cpu, KVM_GET_REGS, r) < 0)
+	if (ioctl(v->vm.cpu, KVM_GET_REGS, r) < 0)
 		goto bad;
 	if (r->rip <= next)
 		return 0;
-	v->run->immediate_exit = 0;
-	if (ioctl(v->cpu, KVM_SET_GUEST_DEBUG, &step) < 0)
+	v->vm.run->immediate_exit = 0;
+	if (ioctl(v->vm.cpu, KVM_SET_GUEST_DEBUG, &step) < 0)
 		goto bad;
 	while (r->rip > next && left--)
-		if ((ioctl(v->cpu, KVM_RUN, 0) < 0 && errno != EINTR) || ioctl(v->cpu, KVM_GET_REGS, r) < 0)
+		if ((ioctl(v->vm.cpu, KVM_RUN, 0) < 0 && errno != EINTR) || ioctl(v->vm.cpu, KVM_GET_REGS, r) < 0)
 			goto bad;
-	if (ioctl(v->cpu, KVM_SET_GUEST_DEBUG, &off) < 0)
+	if (ioctl(v->vm.cpu, KVM_SET_GUEST_DEBUG, &off) < 0)
 		goto bad;
 	return r->rip > next ? err_set(e, -EBADMSG, "the virtual CPU is outside its program") : 0;
 bad:
@@ -540,19 +464,23 @@ static void kvm_work(const struct guest *g, struct guest_work *out)
 				    .pages = (g->len - PAGES_AT) / GUEST_PAGE };
 }
 
-/* ---- for the tracker --------------------------------------------------------------------------- */
+/* ---- for trackers ----------------------------------------------------------------------------- */
 
 int kvm_guest_log(struct guest *g, bool on, struct err *e)
 {
-	struct vm *v = vm_of(g);
-	int rc = set_memory(v, on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
-
-	return rc < 0 ? err_set(e, rc, "KVM cannot log the guest's writes: %s; use --tracker=uffd", strerror(-rc)) : 0;
+	return kvm_vm_log(&vm_of(g)->vm, on, e);
 }
 
 int kvm_guest_fd(const struct guest *g)
 {
-	return vm_of(g)->fd;
+	return vm_of(g)->vm.fd;
+}
+
+struct kvm_ring *kvm_guest_ring(struct guest *g)
+{
+	struct kvm_ring *r = &vm_of(g)->vm.ring;
+
+	return r->entry ? r : NULL;
 }
 
 const struct guest_ops guest_kvm_ops = {
@@ -562,7 +490,7 @@ const struct guest_ops guest_kvm_ops = {
 	.n_opts = ARRAY_LEN(rows),
 	.opts_size = sizeof(struct kvm_opts),
 	.kernel = true,
-	.probe = kvm_probe,
+	.probe = kvm_vm_probe,
 	.open = kvm_open,
 	.close = kvm_close,
 	.run = kvm_run,
