@@ -527,46 +527,60 @@ static struct v_zombie *zombie_of(const struct rdma_cm_id *id)
 	return (struct v_zombie *)((uintptr_t)id->context & ~(uintptr_t)1);
 }
 
-static void zombie_end(struct v_zombie *z)
+static void zombie_end(struct verbs *u, struct v_zombie *z)
 {
 	rdma_destroy_id(z->id);
 	z->id = NULL;
+	u->n_undead--;
 }
 
-void cm_end(struct verbs *u, struct rdma_cm_id *id, bool answered)
+void cm_end(struct verbs *u, struct rdma_cm_id *id, enum v_left how)
 {
 	struct v_zombie *z = u->zombies;
 
 	while (z < u->zombies + u->n_zombies && z->id)
 		z++;
-	if (answered || z == u->zombies + u->n_zombies) {
+	if (how == V_ANSWERED || z == u->zombies + u->n_zombies) {
 		rdma_destroy_id(id);
 		return;
 	}
-	*z = (struct v_zombie){ .id = id, .until = u->now + ZOMBIE_TIME };
+	*z = (struct v_zombie){ .id = id, .mute = how == V_MUTE, .until = u->now + ZOMBIE_TIME };
+	u->n_undead++;
 	id->context = (void *)((uintptr_t)z | 1);
+}
+
+static void zombie_tick(struct verbs *u, struct v_zombie *z)
+{
+	if (!z->mute) {
+		if (u->now >= z->until)
+			zombie_end(u, z);
+		return;
+	}
+	if (!dev_port_up(z->id->verbs, z->id->port_num))
+		return;
+	z->mute = false;
+	z->until = u->now + ZOMBIE_TIME;
+	if (rdma_disconnect(z->id))
+		zombie_end(u, z);
 }
 
 void cm_tick(struct verbs *u)
 {
-	for (uint32_t i = 0; i < u->n_zombies; i++)
-		if (u->zombies[i].id && u->now >= u->zombies[i].until)
-			zombie_end(&u->zombies[i]);
+	for (uint32_t i = 0; u->n_undead && i < u->n_zombies; i++)
+		if (u->zombies[i].id)
+			zombie_tick(u, &u->zombies[i]);
 }
 
 bool cm_quiet(const struct verbs *u)
 {
-	for (uint32_t i = 0; i < u->n_zombies; i++)
-		if (u->zombies[i].id)
-			return false;
-	return true;
+	return !u->n_undead;
 }
 
 void cm_close(struct verbs *u)
 {
-	for (uint32_t i = 0; i < u->n_zombies; i++)
+	for (uint32_t i = 0; u->n_undead && i < u->n_zombies; i++)
 		if (u->zombies[i].id)
-			zombie_end(&u->zombies[i]);
+			zombie_end(u, &u->zombies[i]);
 	free(u->zombies);
 }
 
@@ -597,7 +611,7 @@ void cm_events(struct verbs *u)
 		} else if (is_zombie(ev.id)) {
 			if (ev.type == RDMA_CM_EVENT_DISCONNECTED || ev.type == RDMA_CM_EVENT_TIMEWAIT_EXIT ||
 			    ev.type == RDMA_CM_EVENT_DEVICE_REMOVAL)
-				zombie_end(zombie_of(ev.id));
+				zombie_end(u, zombie_of(ev.id));
 		} else if (ev.id->context) {
 			stream_event(ev.id->context, &ev);
 		}

@@ -25,7 +25,7 @@ static struct device_list {
 
 /* --- finding one --- */
 
-static bool port_usable(struct ibv_context *ctx, uint32_t port)
+bool dev_port_up(struct ibv_context *ctx, uint32_t port)
 {
 	struct ibv_port_attr p;
 
@@ -37,11 +37,11 @@ static bool usable(struct ibv_context *ctx, uint32_t port)
 	struct ibv_device_attr a;
 
 	if (port)
-		return port_usable(ctx, port);
+		return dev_port_up(ctx, port);
 	if (ibv_query_device(ctx, &a))
 		return false;
 	for (uint32_t i = 1; i <= a.phys_port_cnt; i++)
-		if (port_usable(ctx, i))
+		if (dev_port_up(ctx, i))
 			return true;
 	return false;
 }
@@ -335,7 +335,7 @@ static void route(struct ibv_context *ctx, struct ibv_async_event *ev)
 		break;
 	case IBV_EVENT_PORT_ERR:
 		/* It may be long ago: events wait in the device until an instance is on it. */
-		if (!port_usable(ctx, (uint32_t)ev->element.port_num))
+		if (!dev_port_up(ctx, (uint32_t)ev->element.port_num))
 			tell_all(ctx, V_ASYNC_PORT);
 		break;
 	case IBV_EVENT_DEVICE_FATAL:

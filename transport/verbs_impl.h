@@ -158,6 +158,7 @@ struct v_stream {
 	bool connected_pending, connected_data, clean;
 	bool disconnecting;   /* rdma_disconnect was called… */
 	bool disconnected;    /* …or the peer's was heard of */
+	bool mute;            /* …or will be, when the port is up again */
 	bool flushed;         /* the queue pair is gone, and every completion of it was seen */
 	atomic_int async_err; /* set by whoever reads the device's events */
 	int down_err;
@@ -188,8 +189,11 @@ struct be_request {
  * kernel for as long as that goes on asking (a minute, in Linux 6.1). */
 struct v_zombie {
 	struct rdma_cm_id *id; /* NULL: free */
+	bool mute;             /* its port is down: not disconnected yet */
 	uint64_t until;
 };
+
+enum v_left { V_ANSWERED, V_ASKED, V_MUTE }; /* how far the disconnect of an identifier is */
 
 struct v_region {
 	bool used;
@@ -274,7 +278,7 @@ struct verbs {
 	struct v_source sources[V_SOURCES];
 
 	struct v_zombie *zombies; /* one for each stream, and as many for those that follow */
-	uint32_t n_zombies;
+	uint32_t n_zombies, n_undead;
 
 	/* listener */
 	struct rdma_cm_id *listener;
@@ -315,6 +319,7 @@ static inline uint64_t wr_send(const struct v_stream *s, uint32_t seq)
 int dev_probe(struct err *e);
 int dev_find(const struct verbs_opts *o, struct ibv_context **out, struct err *e); /* where no connection tells */
 bool dev_is(const struct ibv_context *ctx, const char *name);                      /* "": any is */
+bool dev_port_up(struct ibv_context *ctx, uint32_t port);
 int dev_bind(struct verbs *u, struct ibv_context *ctx, struct err *e); /* 0 too when it is bound to that already */
 void dev_unbind(struct verbs *u);
 void dev_join(struct verbs *u); /* so that the device's events find its streams */
@@ -372,7 +377,7 @@ void requests_close(struct verbs *u);
 void requests_collect(struct verbs *u);
 void requests_deliver(struct verbs *u, struct v_out *out);
 void cm_events(struct verbs *u);
-void cm_end(struct verbs *u, struct rdma_cm_id *id, bool answered); /* destroys it, at once or later */
+void cm_end(struct verbs *u, struct rdma_cm_id *id, enum v_left how); /* destroys it, at once or later */
 void cm_tick(struct verbs *u);
 bool cm_quiet(const struct verbs *u); /* nothing is left to be destroyed */
 void cm_close(struct verbs *u);

@@ -362,7 +362,7 @@ static uint64_t next_look(const struct verbs *u, uint64_t timeout_ns)
 {
 	if (u->n_dying)
 		return min_u64(timeout_ns, NS_PER_MS);
-	return u->n_free_streams < u->n_streams ? min_u64(timeout_ns, V_TICK) : timeout_ns;
+	return u->n_free_streams < u->n_streams || u->n_undead ? min_u64(timeout_ns, V_TICK) : timeout_ns;
 }
 
 int v_wait_fd(struct be *be, uint64_t *timeout_ns)

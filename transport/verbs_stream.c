@@ -238,7 +238,11 @@ void vs_free(struct v_stream *s)
 	tx_drop(s);
 	rx_drop(s);
 	if (s->id)
-		cm_end(u, s->id, !s->disconnecting || s->disconnected);
+		cm_end(u, s->id,
+		       s->disconnected    ? V_ANSWERED
+		       : s->mute          ? V_MUTE
+		       : s->disconnecting ? V_ASKED
+					  : V_ANSWERED);
 	s->id = NULL;
 	s->dom = NULL;
 	vs_state(s, V_FREE);
@@ -260,7 +264,10 @@ void vs_die(struct v_stream *s, int err)
 	s->deadline = s->u->now + V_FLUSH_BOUND;
 	if (s->qp && (was == V_OPEN || was == V_CLOSING || was == V_ACCEPTING || was == V_CONNECTING)) {
 		queue_pair_error(s);
-		s->disconnecting = rdma_disconnect(s->id) == 0;
+		/* A message of the manager's that has no route leaves soft-RoCE of Linux 6.1 without a manager for good;
+		 * where the port is down none would arrive anyhow. */
+		s->mute = !dev_port_up(s->id->verbs, s->id->port_num);
+		s->disconnecting = !s->mute && rdma_disconnect(s->id) == 0;
 	}
 	vs_ready(s);
 }

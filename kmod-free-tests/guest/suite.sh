@@ -4,7 +4,7 @@
 # The guest suite of one guest, or of two: boots, runs what belongs there and prints `PASS name`, `FAIL name`,
 # `SKIP name: reason`, as kmod-free-tests/run.sh wants it.
 #
-#   kmod-free-tests/guest/suite.sh 1|2 [SECONDS [NAME…]]      by-name scripts run only when named
+#   kmod-free-tests/guest/suite.sh 1|2 [SECONDS [NAME…]]
 #
 # What belongs: scripts guest/tests/*.sh whose comment says `guest: hosts=N`, and, in one guest, cmocka programs whose
 # comment says `check: … in-guest` (`in-guest-valgrind`: under valgrind as well).
@@ -20,7 +20,6 @@ args=() programs=() scripts=()
 for f in kmod-free-tests/guest/tests/*.sh; do
 	name=$(basename "$f" .sh)
 	chosen "$name" "$@" || continue
-	if (($# == 0)) && grep -q 'guest: .*by-name' "$f"; then continue; fi
 	grep -qE "guest: .*hosts=([12],)*$hosts( |,|\$)" "$f" || continue
 	args+=(--with "$f:$name.sh")
 	scripts+=("$name")
