@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The part of the verbs backend that every host has: its table, and the way to the shared object behind it. */
 #include "transport/verbs.h"
+#include "base/log.h"
 #include "base/util.h"
 #include <dlfcn.h>
 #include <errno.h>
@@ -115,6 +116,11 @@ static int refused(const char *path, struct err *e)
 	return err_set(e, -ELIBBAD, "%.100s cannot be loaded: %.120s", path, why ? why : "it is not of this dwcp");
 }
 
+static void warn(const char *text)
+{
+	log_warn("%s", text);
+}
+
 static int load_locked(struct err *e)
 {
 	static const uint32_t sizes[] = VERBS_PLUGIN_SIZES;
@@ -136,7 +142,7 @@ static int load_locked(struct err *e)
 		dlclose(so);
 		return err_set(e, -ELIBBAD, "%.200s is of another dwcp: install both from one build", path);
 	}
-	p->attach(&verbs_ops);
+	p->attach(&verbs_ops, warn);
 	plugin = p;
 	return 0;
 }

@@ -55,13 +55,14 @@ extern const struct be_ops verbs_ops;
 
 /* What plugins/rdma.so exports under this name, and nothing else. */
 #define VERBS_PLUGIN_SYMBOL "dwcp_verbs_plugin"
-#define VERBS_PLUGIN_ABI 1
+#define VERBS_PLUGIN_ABI 2
 
 struct verbs_plugin {
 	uint32_t abi;
 	uint32_t sizes[4];          /* of be_ops, be_event, be_open, verbs_opts: the same headers on both sides */
 	const struct be_ops *hooks; /* only the hooks are set */
-	void (*attach)(const struct be_ops *as); /* the table that instances name as theirs */
+	/* as: the table that instances name as theirs; warn: where a line for the log goes */
+	void (*attach)(const struct be_ops *as, void (*warn)(const char *text));
 };
 
 #define VERBS_PLUGIN_SIZES                                                                                        \

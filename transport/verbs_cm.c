@@ -10,31 +10,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BACKLOG 1024
-#define RNR_RETRIES 6         /* never needed: credits see to it */
 #define REJECTED_NO_SERVICE 8 /* IBTA 12.6.7.2, table of reasons: invalid service ID */
 #define REJECTED_CONSUMER 28
 
-struct cm_event {
-	enum rdma_cm_event_type type;
-	int status;
-	struct rdma_cm_id *id, *listener;
-	uint8_t data[V_REPLY];
-	size_t len; /* of data */
-};
-
 /* --- small parts --- */
 
-static void addr_keep(struct be_addr *out, const struct sockaddr *sa)
+void cm_addr_keep(struct be_addr *out, const struct sockaddr *sa)
 {
 	out->len = sa->sa_family == AF_INET6 ? sizeof out->in6 : sizeof out->in;
 	memcpy(&out->ss, sa, out->len);
 }
 
-static void addresses(struct v_stream *s)
+void cm_addresses(struct v_stream *s)
 {
-	addr_keep(&s->local, rdma_get_local_addr(s->id));
-	addr_keep(&s->peer, rdma_get_peer_addr(s->id));
+	cm_addr_keep(&s->local, rdma_get_local_addr(s->id));
+	cm_addr_keep(&s->peer, rdma_get_peer_addr(s->id));
 }
 
 static uint32_t timeout_ms(const struct verbs *u)
@@ -58,7 +48,7 @@ uint8_t cm_mtu(const struct verbs *u, uint8_t path)
 	return u->opts.mtu && u->opts.mtu < path ? (uint8_t)u->opts.mtu : path;
 }
 
-static uint8_t path_mtu(struct v_stream *s)
+uint8_t cm_path_mtu(struct v_stream *s)
 {
 	struct ibv_qp_attr attr = { .qp_state = IBV_QPS_RTR };
 	int mask;
@@ -67,7 +57,7 @@ static uint8_t path_mtu(struct v_stream *s)
 }
 
 /* Ready to receive and to send; mtu: what both ends use. */
-static int qp_start(struct v_stream *s, uint8_t mtu)
+int cm_qp_start(struct v_stream *s, uint8_t mtu)
 {
 	const struct verbs_opts *o = &s->u->opts;
 	struct ibv_qp_attr attr = { .qp_state = IBV_QPS_RTR };
@@ -85,7 +75,7 @@ static int qp_start(struct v_stream *s, uint8_t mtu)
 	attr.max_rd_atomic = 1;
 	attr.timeout = ack_code(o->ack_timeout);
 	attr.retry_cnt = (uint8_t)o->retry_count;
-	attr.rnr_retry = RNR_RETRIES;
+	attr.rnr_retry = V_RNR_RETRIES;
 	return ibv_modify_qp(s->qp, &attr, mask) ? -errno : 0;
 }
 
@@ -97,16 +87,29 @@ static void set_class(struct v_stream *s)
 		rdma_set_option(s->id, RDMA_OPTION_ID, RDMA_OPTION_ID_TOS, &tos, sizeof tos);
 }
 
+/* A certain device or port: it is said at once, and in so many words, that it is not there. */
+bool cm_asked_for(const struct verbs_opts *o)
+{
+	return o->device[0] || o->port;
+}
+
 /* --- connecting --- */
 
 int v_connect(struct be *be, const struct be_addr *to, const void *pre, uint32_t domain, uint64_t cookie,
 	      be_stream *out, struct err *e)
 {
 	struct verbs *u = verbs_of(be);
-	struct v_stream *s = vs_new(u, V_RESOLVING, domain, cookie);
+	struct ibv_context *ctx;
+	struct v_stream *s;
 	char name[64];
 	int rc;
 
+	if (!u->ctx && cm_asked_for(&u->opts)) {
+		rc = dev_find(&u->opts, &ctx, e);
+		if (rc < 0)
+			return rc;
+	}
+	s = vs_new(u, V_RESOLVING, domain, cookie);
 	if (!s)
 		return err_set(e, -ENOSPC, "connect: all %u streams of this instance are in use", u->n_streams);
 	memcpy(s->pre, pre, BE_PREAMBLE);
@@ -137,7 +140,7 @@ static void on_route(struct v_stream *s)
 				     .responder_resources = 1,
 				     .initiator_depth = 1,
 				     .retry_count = (uint8_t)s->u->opts.retry_count,
-				     .rnr_retry_count = RNR_RETRIES };
+				     .rnr_retry_count = V_RNR_RETRIES };
 	struct err e = { 0 };
 	int rc;
 
@@ -150,7 +153,7 @@ static void on_route(struct v_stream *s)
 	}
 	p.qp_num = s->qp->qp_num;
 	p.srq = s->dom->srq != NULL;
-	addresses(s);
+	cm_addresses(s);
 	vs_state(s, V_CONNECTING);
 	if (rdma_connect(s->id, &p))
 		vs_die(s, errno ? -errno : -EIO);
@@ -163,11 +166,11 @@ static void on_response(struct v_stream *s, const struct cm_event *ev)
 
 	if (s->state != V_CONNECTING)
 		return;
-	if (ev->len < V_REPLY || vgreet_parse(ev->data + BE_PREAMBLE, VGREET, &g) < 0 || g.mtu > path_mtu(s)) {
+	if (ev->len < V_REPLY || vgreet_parse(ev->data + BE_PREAMBLE, VGREET, &g) < 0 || g.mtu > cm_path_mtu(s)) {
 		vs_protocol(s, -EPROTO);
 		return;
 	}
-	rc = qp_start(s, g.mtu);
+	rc = cm_qp_start(s, g.mtu);
 	if (rc == 0 && rdma_establish(s->id))
 		rc = errno ? -errno : -EIO;
 	if (rc < 0) {
@@ -271,246 +274,6 @@ static void stream_event(struct v_stream *s, const struct cm_event *ev)
 	default:
 		break;
 	}
-}
-
-/* --- listening --- */
-
-int requests_open(struct verbs *u, struct err *e)
-{
-	u->n_requests = u->opts.pending_max;
-	u->requests = calloc(u->n_requests, sizeof *u->requests);
-	if (!u->requests)
-		return err_set(e, -ENOMEM, "no memory for %u pending connections", u->n_requests);
-	for (uint32_t i = 0; i < u->n_requests; i++) {
-		u->requests[i].owner = u;
-		u->requests[i].next = u->request_free;
-		u->request_free = &u->requests[i];
-	}
-	return 0;
-}
-
-/* Back to its owner, from any thread. */
-static void request_return(struct be_request *r)
-{
-	struct verbs *u = r->owner;
-	struct be_request *head = atomic_load_explicit(&u->returned, memory_order_relaxed);
-
-	r->id = NULL;
-	do
-		atomic_store_explicit(&r->returned_next, head, memory_order_relaxed);
-	while (!atomic_compare_exchange_weak_explicit(&u->returned, &head, r, memory_order_release,
-						      memory_order_relaxed));
-}
-
-void requests_collect(struct verbs *u)
-{
-	struct be_request *r;
-
-	if (!atomic_load_explicit(&u->returned, memory_order_relaxed))
-		return;
-	r = atomic_exchange_explicit(&u->returned, NULL, memory_order_acquire);
-	while (r) {
-		struct be_request *next = atomic_load_explicit(&r->returned_next, memory_order_relaxed);
-
-		r->state = R_FREE;
-		r->next = u->request_free;
-		u->request_free = r;
-		r = next;
-	}
-}
-
-static void refuse(struct rdma_cm_id *id)
-{
-	rdma_reject(id, NULL, 0);
-	rdma_destroy_id(id);
-}
-
-static void request_new(struct verbs *u, const struct cm_event *ev)
-{
-	struct be_request *r;
-
-	requests_collect(u);
-	ev->id->context = NULL; /* its events mean nothing until a stream has it */
-	r = u->request_free;
-	if (!r || ev->len < BE_PREAMBLE) {
-		refuse(ev->id);
-		return;
-	}
-	u->request_free = r->next;
-	r->state = R_OFFERED;
-	r->id = ev->id;
-	r->next = NULL;
-	memcpy(r->preamble, ev->data, BE_PREAMBLE);
-	if (u->incoming)
-		u->incoming_tail->next = r;
-	else
-		u->incoming = r;
-	u->incoming_tail = r;
-}
-
-void requests_deliver(struct verbs *u, struct v_out *out)
-{
-	while (u->incoming) {
-		struct be_request *r = u->incoming;
-		struct be_event *ev = out_add(out, BE_INCOMING, NULL);
-
-		if (!ev)
-			return;
-		u->incoming = r->next;
-		ev->request = r;
-		ev->data = r->preamble;
-		ev->len = BE_PREAMBLE;
-	}
-}
-
-void requests_close(struct verbs *u)
-{
-	if (u->listener)
-		rdma_destroy_id(u->listener);
-	u->listener = NULL;
-	requests_collect(u);
-	for (uint32_t i = 0; u->requests && i < u->n_requests; i++)
-		if (u->requests[i].state == R_OFFERED && u->requests[i].id)
-			refuse(u->requests[i].id);
-	free(u->requests);
-	u->requests = NULL;
-	u->n_requests = 0;
-}
-
-/* An address of one device's must be of the device that was asked for; one that stands for all is of none. */
-static int listening_on(const struct verbs *u, const struct rdma_cm_id *id, const char *at, struct err *e)
-{
-	const char *device = u->opts.device;
-
-	if (!id->verbs || dev_is(id->verbs, device))
-		return 0;
-	return err_set(e, -ENODEV, "%s is an address of RDMA device %s, not of %s: change --listen or --rdma-device",
-		       at, ibv_get_device_name(id->verbs->device), device);
-}
-
-int v_listen(struct be *be, const struct be_addr *at, struct be_addr *bound, struct err *e)
-{
-	struct verbs *u = verbs_of(be);
-	struct ibv_context *ctx;
-	struct rdma_cm_id *id;
-	char name[64];
-	int r;
-
-	if (u->listener)
-		return err_set(e, -EBUSY, "this instance listens already; open another one");
-	if ((u->opts.device[0] || u->opts.port) && dev_find(&u->opts, &ctx, e) < 0)
-		return e ? e->code : -ENODEV;
-	addr_format(name, sizeof name, at);
-	if (rdma_create_id(u->cm, &id, NULL, RDMA_PS_TCP))
-		return err_set(e, errno ? -errno : -EIO, "cannot listen on %s over RDMA: %s", name, strerror(errno));
-	if (rdma_bind_addr(id, (struct sockaddr *)&at->sa) || rdma_listen(id, BACKLOG)) {
-		r = errno ? -errno : -EIO;
-		err_set(e, r, "cannot listen on %s over RDMA: %s%s", name, strerror(-r),
-			r == -EADDRINUSE                      ? "; choose another port or stop what listens there"
-			: r == -EADDRNOTAVAIL || r == -ENODEV ? "; choose an address of an RDMA device (`rdma link`)"
-			: r == -EACCES                        ? "; choose a port above 1023"
-							      : "");
-		rdma_destroy_id(id);
-		return r;
-	}
-	r = listening_on(u, id, name, e);
-	if (r < 0) {
-		rdma_destroy_id(id);
-		return r;
-	}
-	u->listener = id;
-	if (bound) {
-		uint16_t port = rdma_get_src_port(id);
-
-		*bound = *at;
-		if (at->sa.sa_family == AF_INET6)
-			bound->in6.sin6_port = port;
-		else
-			bound->in.sin_port = port;
-	}
-	return 0;
-}
-
-/* --- accepting --- */
-
-static int accept_on(struct v_stream *s, const void *reply)
-{
-	struct verbs *u = s->u;
-	uint8_t data[V_REPLY];
-	struct rdma_conn_param p = { .private_data = data,
-				     .private_data_len = V_REPLY,
-				     .responder_resources = 1,
-				     .initiator_depth = 1,
-				     .rnr_retry_count = RNR_RETRIES };
-	struct vgreet g = { .seg = u->seg };
-	struct err e = { 0 };
-	int rc = vs_queue_pair(s, &e);
-
-	if (rc < 0)
-		return rc;
-	g.credits = (uint16_t)s->granted;
-	g.mtu = cm_mtu(u, path_mtu(s));
-	s->owed = 0;
-	memcpy(data, reply, BE_PREAMBLE);
-	vgreet_put(data + BE_PREAMBLE, &g);
-	p.qp_num = s->qp->qp_num;
-	p.srq = s->dom->srq != NULL;
-	addresses(s);
-	rc = qp_start(s, g.mtu);
-	if (rc == 0 && rdma_accept(s->id, &p))
-		rc = errno ? -errno : -EIO;
-	return rc;
-}
-
-int v_accept(struct be *be, struct be_request *r, const void *reply, uint32_t domain, uint64_t cookie, be_stream *out)
-{
-	struct verbs *u = verbs_of(be);
-	struct rdma_cm_id *id = r->id;
-	struct v_stream *s;
-	int rc;
-
-	request_return(r);
-	s = vs_new(u, V_ACCEPTING, domain, cookie);
-	if (!s) {
-		refuse(id);
-		return -ENOSPC;
-	}
-	if (id->channel != u->cm && rdma_migrate_id(id, u->cm)) {
-		rc = errno ? -errno : -EIO;
-		refuse(id);
-		vs_free(s);
-		return rc;
-	}
-	id->context = s;
-	s->id = id;
-	rc = accept_on(s, reply);
-	if (rc < 0) {
-		rdma_reject(id, NULL, 0);
-		vs_free(s);
-		return rc;
-	}
-	u->look = true;
-	metric_add(&be->counters.streams_opened, 1);
-	*out = vs_name(s);
-	return 0;
-}
-
-void v_reject(struct be *be, struct be_request *r, const void *reply)
-{
-	struct rdma_cm_id *id = r->id;
-	uint8_t data[V_REPLY];
-
-	(void)be;
-	request_return(r);
-	if (!reply) {
-		refuse(id);
-		return;
-	}
-	memcpy(data, reply, BE_PREAMBLE);
-	vgreet_put(data + BE_PREAMBLE,
-		   &(struct vgreet){ .seg = VGREET_SEG_MIN, .credits = VGREET_CREDITS_MIN, .mtu = 1 });
-	rdma_reject(id, data, V_REPLY);
-	rdma_destroy_id(id);
 }
 
 /* --- identifiers of streams that are over --- */

@@ -92,6 +92,24 @@ static int refresh(struct err *e)
 	return 0;
 }
 
+static int no_port(struct ibv_context *ctx, uint32_t port, struct err *e)
+{
+	const char *name = ibv_get_device_name(ctx->device);
+	struct ibv_device_attr a;
+
+	if (!port)
+		return err_set(e, -ENETDOWN,
+			       "no port of RDMA device %s is active: bring its network device up (see `rdma link`)",
+			       name);
+	if (ibv_query_device(ctx, &a) == 0 && port > a.phys_port_cnt)
+		return err_set(e, -ENODEV, "RDMA device %s has no port %u, its last is %u: change --rdma-port", name,
+			       port, a.phys_port_cnt);
+	return err_set(e, -ENETDOWN,
+		       "port %u of RDMA device %s is not active: bring its network device up (see `rdma link`), or "
+		       "change --rdma-port",
+		       port, name);
+}
+
 static int find_locked(const char *name, uint32_t port, struct ibv_context **out, struct err *e)
 {
 	char names[128];
@@ -112,9 +130,7 @@ static int find_locked(const char *name, uint32_t port, struct ibv_context **out
 			       "no RDMA device: load its driver, or make a software one over a network device: "
 			       "`modprobe rdma_rxe; rdma link add rxe0 type rxe netdev eth0`");
 	if (!usable(ctx, port))
-		return err_set(e, -ENETDOWN,
-			       "no port of RDMA device %s is active: bring its network device up (see `rdma link`)",
-			       ibv_get_device_name(ctx->device));
+		return no_port(ctx, port, e);
 	*out = ctx;
 	return 0;
 }
@@ -124,7 +140,7 @@ int dev_find(const struct verbs_opts *o, struct ibv_context **out, struct err *e
 	int rc = 0;
 
 	pthread_mutex_lock(&lock);
-	if (last_used && dev_is(last_used, o->device))
+	if (last_used && dev_is(last_used, o->device) && (!o->port || dev_port_up(last_used, o->port)))
 		*out = last_used;
 	else
 		rc = find_locked(o->device, o->port, out, e);

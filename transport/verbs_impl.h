@@ -50,6 +50,7 @@
 #define V_CM_LOOK (NS_PER_MS)           /* how often descriptors are looked at without a wait */
 #define V_TICK (100 * NS_PER_MS)        /* how often deadlines are */
 #define V_REPLY (BE_PREAMBLE + VGREET)
+#define V_RNR_RETRIES 6 /* never needed: credits see to it */
 #define V_NONE UINT32_MAX
 
 enum v_state { V_FREE, V_RESOLVING, V_CONNECTING, V_ACCEPTING, V_OPEN, V_CLOSING, V_DYING };
@@ -290,6 +291,15 @@ struct verbs {
 	uint32_t n_event_data;
 };
 
+/* A copy of the manager's. */
+struct cm_event {
+	enum rdma_cm_event_type type;
+	int status;
+	struct rdma_cm_id *id, *listener;
+	uint8_t data[V_REPLY];
+	size_t len; /* of data */
+};
+
 enum v_fd { FD_COMP, FD_ASYNC, FD_CM, FD_WAKE }; /* what epoll says is readable */
 enum { V_ASYNC_STREAM = 1, V_ASYNC_PORT = 2, V_ASYNC_GONE = 4 };
 
@@ -367,21 +377,29 @@ void v_stream_close(struct be *be, be_stream name, bool graceful);
 int v_info(struct be *be, be_stream name, struct be_info *out);
 
 /* verbs_cm.c */
-int v_listen(struct be *be, const struct be_addr *at, struct be_addr *bound, struct err *e);
 int v_connect(struct be *be, const struct be_addr *to, const void *pre, uint32_t domain, uint64_t cookie,
 	      be_stream *out, struct err *e);
-int v_accept(struct be *be, struct be_request *r, const void *reply, uint32_t domain, uint64_t cookie, be_stream *out);
-void v_reject(struct be *be, struct be_request *r, const void *reply);
-int requests_open(struct verbs *u, struct err *e);
-void requests_close(struct verbs *u);
-void requests_collect(struct verbs *u);
-void requests_deliver(struct verbs *u, struct v_out *out);
 void cm_events(struct verbs *u);
 void cm_end(struct verbs *u, struct rdma_cm_id *id, enum v_left how); /* destroys it, at once or later */
 void cm_tick(struct verbs *u);
 bool cm_quiet(const struct verbs *u); /* nothing is left to be destroyed */
 void cm_close(struct verbs *u);
 uint8_t cm_mtu(const struct verbs *u, uint8_t path);
+uint8_t cm_path_mtu(struct v_stream *s);
+int cm_qp_start(struct v_stream *s, uint8_t mtu); /* ready to receive and to send; mtu: what both ends use */
+void cm_addr_keep(struct be_addr *out, const struct sockaddr *sa);
+void cm_addresses(struct v_stream *s);
+bool cm_asked_for(const struct verbs_opts *o); /* a certain device or port */
+
+/* verbs_listen.c */
+int v_listen(struct be *be, const struct be_addr *at, struct be_addr *bound, struct err *e);
+int v_accept(struct be *be, struct be_request *r, const void *reply, uint32_t domain, uint64_t cookie, be_stream *out);
+void v_reject(struct be *be, struct be_request *r, const void *reply);
+int requests_open(struct verbs *u, struct err *e);
+void requests_close(struct verbs *u);
+void requests_collect(struct verbs *u);
+void requests_deliver(struct verbs *u, struct v_out *out);
+void request_new(struct verbs *u, const struct cm_event *ev);
 
 /* verbs_tx.c */
 int v_send(struct be *be, be_stream name, const struct be_msg *v, int n);
@@ -406,6 +424,7 @@ int v_poll(struct be *be, struct be_event *ev, int max);
 int v_wait_fd(struct be *be, uint64_t *timeout_ns);
 void v_wait(struct be *be, uint64_t timeout_ns);
 void v_wake(struct be *be);
+void v_warn(const char *text);     /* a line for the log */
 uint32_t v_drain(struct verbs *u); /* hands completions to their owners; how many there were */
 
 #endif

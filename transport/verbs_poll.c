@@ -15,6 +15,7 @@
 #define CLOSE_ANSWERS (50 * NS_PER_MS)
 
 static const struct be_ops *table;
+static void (*warn)(const char *text);
 
 /* --- open --- */
 
@@ -426,9 +427,16 @@ static const struct be_ops hooks = {
 	.info = v_info,
 };
 
-static void attach(const struct be_ops *as)
+static void attach(const struct be_ops *as, void (*to)(const char *text))
 {
 	table = as;
+	warn = to;
+}
+
+void v_warn(const char *text)
+{
+	if (warn)
+		warn(text);
 }
 
 extern const struct verbs_plugin dwcp_verbs_plugin;

@@ -178,6 +178,10 @@ int vs_queue_pair(struct v_stream *s, struct err *e)
 	s->dom = dom_get(u, s->id->verbs, s->domain, e);
 	if (!s->dom)
 		return e->code;
+	if (u->opts.port && s->id->port_num != u->opts.port)
+		return err_set(e, -ENODEV,
+			       "the peer is reached over port %u of %s, not over port %u: change --rdma-port",
+			       s->id->port_num, ibv_get_device_name(u->ctx->device), u->opts.port);
 	s->qp = create_qp(s, (uint32_t)u->opts.send_inline_size);
 	if (!s->qp && errno == EINVAL)
 		s->qp = create_qp(s, 0); /* a device without inline data, or with less */

@@ -50,7 +50,10 @@ test_out_of_objects() {
 
 test_unknown_device_and_port() {
 	refused 60 'nosuch' dwcp serve --backend rdma --rdma-device nosuch --listen 10.0.0.2:7411
-	refused 60 'port' dwcp serve --backend rdma --rdma-device rxe1 --rdma-port 7 --listen 10.0.0.2:7411
+	refused 60 'rxe1 has no port 7' dwcp serve --backend rdma --rdma-device rxe1 --rdma-port 7 --listen 10.0.0.2:7411
+	random_file f 10
+	refused 60 'nosuch' dwcp send f 10.0.0.2 --backend rdma --rdma-device nosuch --timeout 5s
+	refused 60 'has no port 7' dwcp send f 10.0.0.2 --backend rdma --rdma-port 7 --timeout 5s
 }
 
 test_device_of_another_address() {
@@ -91,6 +94,8 @@ test_server_out_of_objects() {
 	on b cat /tmp/server.pid >/sys/fs/cgroup/few/cgroup.procs
 	echo "rxe1 hca_object=0" >/sys/fs/cgroup/few/rdma.max || skip "no rdma controller"
 	refused 40 '10\.0\.0\.2' dwcp send f 10.0.0.2 --backend rdma --timeout 5s
+	grep 'warning: .*10\.0\.0\.1.* is refused' /tmp/server.log || fail "the server does not say why"
+	(($(grep -c 'is refused' /tmp/server.log) <= 2)) || fail "the server says it over and over"
 	echo "rxe1 hca_object=max" >/sys/fs/cgroup/few/rdma.max
 	dwcp send f 10.0.0.2 --backend rdma || fail "the server did not recover"
 	same_file f b
