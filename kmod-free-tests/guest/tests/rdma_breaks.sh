@@ -43,7 +43,7 @@ test_link_goes_and_comes_back() {
 
 test_peer_killed_while_it_is_written_to() {
 	local rc
-	random_file f 12000
+	random_file f 40000 # 8 s: the other host is told to kill by a slow connection
 	netem a "rate 40mbit"
 	serve b --backend rdma
 	bg a sender dwcp send -v "$PWD/f" 10.0.0.2 --backend rdma --streams 4 --timeout 5s
