@@ -191,6 +191,8 @@ static void on_rejected(struct v_stream *s, const struct cm_event *ev)
 {
 	struct vgreet g;
 
+	if (s->state == V_ACCEPTING) /* whoever asked has gone meanwhile */
+		vs_die(s, -ECONNRESET);
 	if (s->state != V_CONNECTING)
 		return;
 	if (ev->status == REJECTED_CONSUMER && ev->len >= V_REPLY &&
@@ -364,6 +366,23 @@ static bool next_event(struct verbs *u, struct cm_event *out)
 	return true;
 }
 
+/* Nobody waits for a disconnect's answer any more, or there is nothing to be disconnected. */
+static bool is_last(enum rdma_cm_event_type type)
+{
+	switch (type) {
+	case RDMA_CM_EVENT_DISCONNECTED:
+	case RDMA_CM_EVENT_TIMEWAIT_EXIT:
+	case RDMA_CM_EVENT_DEVICE_REMOVAL:
+	case RDMA_CM_EVENT_CONNECT_RESPONSE: /* it was given up while it connected: the peer is told by the end of it */
+	case RDMA_CM_EVENT_CONNECT_ERROR:
+	case RDMA_CM_EVENT_UNREACHABLE:
+	case RDMA_CM_EVENT_REJECTED:
+		return true;
+	default:
+		return false;
+	}
+}
+
 void cm_events(struct verbs *u)
 {
 	struct cm_event ev;
@@ -372,8 +391,7 @@ void cm_events(struct verbs *u)
 		if (ev.type == RDMA_CM_EVENT_CONNECT_REQUEST) {
 			request_new(u, &ev);
 		} else if (is_zombie(ev.id)) {
-			if (ev.type == RDMA_CM_EVENT_DISCONNECTED || ev.type == RDMA_CM_EVENT_TIMEWAIT_EXIT ||
-			    ev.type == RDMA_CM_EVENT_DEVICE_REMOVAL)
+			if (is_last(ev.type))
 				zombie_end(u, zombie_of(ev.id));
 		} else if (ev.id->context) {
 			stream_event(ev.id->context, &ev);
