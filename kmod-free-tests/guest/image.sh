@@ -79,8 +79,9 @@ unpack_image() { # vmlinuz kernel
 	" 28 b5 2f fd") tool=zstd ;;
 	" 1f 8b 08 "*) tool=gzip ;;
 	esac
-	# The last four bytes are the length, not part of the stream.
-	if [[ -z $tool ]] || ! tail -c +$((offset + 1)) "$1" | head -c $((size - 4)) | $tool -dc >"$2" 2>/dev/null; then
+	# The last four bytes are the length, not part of the stream. tail is ended by head, which is no failure here.
+	if [[ -z $tool ]] || ! (set +o pipefail && tail -c +$((offset + 1)) "$1" | head -c $((size - 4)) |
+		$tool -dc >"$2" 2>/dev/null); then
 		cp "$1" "$2"
 	fi
 }
