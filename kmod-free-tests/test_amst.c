@@ -439,6 +439,57 @@ static void test_stop(void **state)
 	assert_true(sent_puts() < before + 2 * STREAMS);
 }
 
+/* Answers until the pace lets nothing more out: as much as its time was worth. */
+static void test_pace(void **state)
+{
+	unsigned at = 0, puts, before;
+	uint64_t since;
+
+	(void)state;
+	amst_pace(a, AMST_HELD);
+	start(1000, 1000);
+	assert_int_equal(sent_puts(), 0);
+	assert_true(amst_paced(a));
+	since = now_ns;
+	amst_pace(a, 10 * 1000); /* ten chunks a second: each answer takes half a tenth here */
+	while (sent_puts() < 100) {
+		run();
+		at = answer(at, all_good);
+	}
+	puts = sent_puts();
+	assert_in_range(puts, (now_ns - since) / (100 * NS_PER_MS) - 1, (now_ns - since) / (100 * NS_PER_MS) + 2);
+	amst_pace(a, AMST_HELD);
+	before = sent_puts();
+	at = answer(at, all_good);
+	assert_int_equal(sent_puts(), before);
+	assert_int_equal(tx.acked, before);
+	amst_pace(a, 0);
+	run();
+	while (at != sc.n_sent)
+		at = answer(at, all_good);
+	assert_int_equal(tx.acked, 1000);
+	assert_false(amst_paced(a));
+}
+
+/* Stopped while it is held: what is under way is finished, and that is all. */
+static void test_stop_held(void **state)
+{
+	unsigned at = 0, before;
+
+	(void)state;
+	start(1000, 1000);
+	amst_pace(a, AMST_HELD);
+	before = sent_puts();
+	run();
+	amst_tx_stop(a, &tx);
+	run();
+	while (at != sc.n_sent)
+		at = answer(at, all_good);
+	assert_int_equal(tx_done, 1);
+	assert_true(sent_puts() <= before + STREAMS);
+	assert_int_equal(tx.acked, tx.total);
+}
+
 static void test_stream_that_takes_nothing_any_more(void **state)
 {
 	(void)state;
@@ -621,6 +672,8 @@ int main(void)
 		T(test_status_ends_it),
 		T(test_chunk_that_is_bad_each_time),
 		T(test_stop),
+		T(test_pace),
+		T(test_stop_held),
 		T(test_stream_that_takes_nothing_any_more),
 		T(test_messages_that_are_none),
 		T(test_commands_are_bounded),

@@ -192,6 +192,12 @@ int amst_steer(struct amst *a, const struct be_steer *how);
 /* Bytes that all streams together may have under way; 0: each worker's own rule. Takes effect within 10 ms of
  * acknowledgements, and never stops the last two chunks of a worker, on a long path of a stream. */
 void amst_window(struct amst *a, uint64_t bytes);
+/* From now on so many bytes of payload per second leave at most, all streams together; 0: no limit; AMST_HELD: no chunk is
+ * taken until this is called again. What is under way is finished. A chunk goes as a whole: long ones make it uneven. */
+#define AMST_HELD UINT64_MAX
+void amst_pace(struct amst *a, uint64_t bytes_per_s);
+/* Is it the pace that lets nothing out just now? */
+bool amst_paced(const struct amst *a);
 /* The peer's end of a DOWN stream is known to be down too: chunks that were under way on it may be
  * sent again by others. Until then they wait, so that an old copy can never be placed after a new one. */
 int amst_reclaim(struct amst *a, uint32_t stream);

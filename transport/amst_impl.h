@@ -16,6 +16,7 @@
 #define TX_EACH (256u << 10)              /* on a long path: bytes a stream has under way, and two chunks at least */
 #define TX_LONG (2 * NS_PER_MS)           /* a round trip longer than that is no longer about caches */
 #define TX_LOOK (10 * NS_PER_MS)          /* how often rate and round trip are looked at */
+#define PACE_SLACK (5 * NS_PER_MS)        /* a worker that was late may catch up so much */
 #define BE_SENDS 24                       /* operations a backend keeps per stream: chunks, COMMITs, ACKs */
 #define REFUSED_ROW (4 * WIRE_COMMIT_MAX) /* so many refused one after the other are no accident */
 #define FRAME_ROOM 4096                   /* of a frame, beside a staged chunk: the largest other message fits */
@@ -130,6 +131,8 @@ struct worker {
 
 	struct amst_tx *tx;
 	bool tx_ending;
+	bool paced;    /* the pace held a chunk back in this pump… */
+	uint64_t at;   /* …until then; 0: until somebody says so */
 	bool pump;     /* something happened that may let chunks out: look once, at the end of the turn */
 	uint32_t rr;   /* round_robin: whose turn */
 	uint32_t next; /* where the next look at all streams begins */
@@ -173,7 +176,8 @@ struct amst {
 	unsigned next_poll;
 	struct gather region[AMST_REGIONS_MAX], drop[AMST_REGIONS_MAX];
 	struct gather tx_end, rx_start, rx_end, sample;
-	uint64_t window; /* amst_window: atomic */
+	uint64_t window;        /* amst_window: atomic */
+	uint64_t pace, pace_at; /* amst_pace; when the next chunk may go: atomic */
 	/* Commands that found their worker's ring full and must not be lost: amst_poll hands them on. */
 	uint8_t *kept; /* of each stream: KEPT_* */
 	bool any_kept, kept_tx_end, kept_rx_end;
@@ -212,6 +216,10 @@ void tx_stream_down(struct worker *w, struct wstream *s);
 void tx_reclaim(struct worker *w, struct wstream *s);
 void tx_end(struct worker *w);
 bool tx_try_end(struct worker *w);
+
+/* amst_pace.c. May a chunk leave now? One that does pays for itself afterwards, because only then its length is known. */
+bool pace_may(struct worker *w);
+void pace_pay(struct worker *w, uint64_t bytes);
 
 /* amst_rx.c */
 void rx_placed(struct worker *w, struct wstream *s, const struct be_event *ev);

@@ -97,7 +97,7 @@ static bool tx_fill(struct worker *w, struct wstream *s, struct amst_tx *tx)
 	int32_t b = -1;
 	ssize_t n;
 
-	if (!w->a->sched->may(w, s) || (tx->stage && !w->n_free) || !tx_take(tx, &chunk))
+	if (!w->a->sched->may(w, s) || (tx->stage && !w->n_free) || !pace_may(w) || !tx_take(tx, &chunk))
 		return false;
 	tx_locate(tx, chunk, &rec->r, &from);
 	s->held_len = rec->r.len;
@@ -126,6 +126,7 @@ static bool tx_fill(struct worker *w, struct wstream *s, struct amst_tx *tx)
 		rec->r.sum = sum_of(tx->sum, tx->base + from, rec->r.len);
 	}
 	rec->wire = s->held_len;
+	pace_pay(w, s->held_len);
 	s->held = true;
 	s->held_buf = b;
 	w->a->sched->took(w, s);
@@ -277,7 +278,7 @@ static bool tx_pump(struct worker *w, struct wstream *s)
 	burst = tx_burst(w, tx);
 	while (n < burst && tx_post_next(w, s, tx))
 		n++;
-	tx_commit(w, s, tx, window_full(w, tx) || (!s->held && (s->retiring || tx_dry(tx))));
+	tx_commit(w, s, tx, w->paced || window_full(w, tx) || (!s->held && (s->retiring || tx_dry(tx))));
 	return n > 0;
 }
 
@@ -292,6 +293,8 @@ void tx_pump_all(struct worker *w)
 {
 	bool more = w->tx && !w->tx_ending;
 
+	w->paced = false;
+	w->at = 0;
 	while (more) {
 		uint32_t first = w->next;
 

@@ -175,6 +175,11 @@ int client_steer(struct client *c, const struct be_steer *how)
 	return amst_steer(c->amst, how);
 }
 
+void client_pace(struct client *c, uint64_t bytes_per_s)
+{
+	amst_pace(c->amst, bytes_per_s);
+}
+
 uint32_t client_chunk(const struct client *c, uint32_t usual)
 {
 	return c->sight.wants.chunk ? c->sight.wants.chunk : usual;

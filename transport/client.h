@@ -71,6 +71,9 @@ unsigned client_streams_wanted(const struct client *c);
 void client_renew_streams(struct client *c);
 /* How streams send from now on; see amst_steer. */
 int client_steer(struct client *c, const struct be_steer *how);
+/* How much the data streams send per second from now on; see amst_pace. A transfer that is held back is not one that does
+ * not move. */
+void client_pace(struct client *c, uint64_t bytes_per_s);
 /* The size of chunks that the pilot wants for the next transfer, or `usual`. */
 uint32_t client_chunk(const struct client *c, uint32_t usual);
 /* Streams that were lost and came back, sessions resumed. */

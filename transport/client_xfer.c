@@ -52,7 +52,7 @@ static int watch_look(struct client *c, struct watch *w, uint64_t bytes, struct 
 
 	if (bytes != w->last_bytes)
 		c->losses = 0;
-	if (bytes != w->last_bytes || c->lost_at) {
+	if (bytes != w->last_bytes || c->lost_at || amst_paced(c->amst)) {
 		w->last_bytes = bytes;
 		w->moved_at = now;
 	}

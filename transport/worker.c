@@ -338,6 +338,8 @@ bool worker_turn(struct worker *w)
 	n = ops_of(w)->poll(w->be, ev, TURN_EVENTS);
 	for (int i = 0; i < n; i++)
 		on_event(w, &ev[i]);
+	if (w->at && clock_now(&w->a->cfg.clock) >= w->at)
+		w->pump = true;
 	if (w->pump) {
 		w->pump = false;
 		tx_pump_all(w);
@@ -358,6 +360,14 @@ bool worker_turn(struct worker *w)
 	return any || n > 0;
 }
 
+/* How long it may sleep. */
+static uint64_t idle_ns(const struct worker *w)
+{
+	uint64_t now = w->at ? clock_now(&w->a->cfg.clock) : 0;
+
+	return !w->at ? IDLE_NS : w->at <= now ? 1 : min_u64(w->at - now, IDLE_NS);
+}
+
 void *worker_main(void *arg)
 {
 	struct worker *w = arg;
@@ -372,6 +382,6 @@ void *worker_main(void *arg)
 	}
 	while (!w->stop)
 		if (!worker_turn(w) && !w->stop)
-			ops_of(w)->wait(w->be, IDLE_NS);
+			ops_of(w)->wait(w->be, idle_ns(w));
 	return NULL;
 }
