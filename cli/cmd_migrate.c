@@ -9,6 +9,7 @@
 #include "migrate/pages.h"
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +24,8 @@ static const struct cmd_usage usage = {
 	.about =
 		"Makes a guest, lets it run, and moves it while it runs: to a second process on this host, or with --peer to a "
 		"`dwcp serve`, where it goes on. Measures rounds, downtime and bytes; compares memory at both ends; the guest "
-		"checks its own writes. On any failure before the hand-over it goes on here. GB/s are 10^9 bytes per second.",
+		"checks its own writes. On any failure before the hand-over it goes on here. SIGUSR1 holds the migration, not the "
+		"guest; SIGUSR2 lets it go on; SIGINT and SIGTERM cancel it, before the hand-over. GB/s are 10^9 bytes per second.",
 	.examples = "  dwcp migrate --memory=1GB --dirty-rate=5\n"
 		    "  dwcp migrate --peer=10.0.0.2 --memory=8GB --pattern=zipf --json=result.json\n"
 		    "  dwcp migrate --policy=stopcopy --verify=full\n"
@@ -148,6 +150,12 @@ static const struct opt rows[] = {
 	  .offset = FIELD(dirty_limit),
 	  .def = "0",
 	  .help = "slow the guest down when it dirties more than that; 0: never" },
+	{ .name = "max-bandwidth",
+	  .type = OPT_RATE,
+	  .offset = FIELD(max_bandwidth),
+	  .def = "0",
+	  .help = "what leaves here per second at most, of all guests together; the blackout's pages and those that a guest waits "
+		  "for do not wait for it; 0: no limit" },
 	{ .name = "verify",
 	  .type = OPT_ENUM,
 	  .offset = FIELD(verify),
@@ -181,6 +189,22 @@ static const struct opt rows[] = {
 	  .help = "draw that there, with gnuplot" },
 };
 
+static volatile sig_atomic_t hold;
+
+static void on_hold(int sig)
+{
+	hold = sig == SIGUSR1;
+}
+
+static void catch_hold(void)
+{
+	struct sigaction sa = { .sa_handler = on_hold, .sa_flags = SA_RESTART };
+
+	sigemptyset(&sa.sa_mask);
+	sigaction(SIGUSR1, &sa, NULL);
+	sigaction(SIGUSR2, &sa, NULL);
+}
+
 static uint64_t now(void)
 {
 	return clock_now(&clock_mono);
@@ -212,6 +236,12 @@ static int plan(struct migrate_cmd *m, struct err *e)
 		return err_set(e, -EINVAL, "--guest: there is no kind \"%s\"; see --help", o->guest);
 	if (o->memory % GUEST_PAGE)
 		return err_set(e, -EINVAL, "--memory must be a multiple of 4 KB");
+	if (o->max_bandwidth && !(migrate_policies[o->policy].precopy || migrate_policies[o->policy].late))
+		return err_set(
+			e, -EINVAL,
+			"--max-bandwidth: with --policy=%s everything is sent in the blackout, which is not slowed "
+			"down; choose precopy",
+			migrate_policies[o->policy].name);
 	if (!o->name[0])
 		snprintf(o->name, sizeof(o->name), "%s-%d", m->kind->name, getpid());
 	rc = plot_check(o->plot, e);
@@ -321,10 +351,12 @@ int migrate_move(struct migrate_cmd *m, struct err *e)
 		.force = o->force,
 		.auto_converge = o->auto_converge,
 		.dirty_limit = o->dirty_limit / 8,
+		.max_bandwidth = o->max_bandwidth / 8 / o->guests,
 		.blackout_max_ns = o->blackout_max_ns,
 		.verify = (enum migrate_verify)o->verify,
 		.clock = clock_mono,
 		.cancel = &cmd_signal,
+		.hold = &hold,
 		.progress = progress,
 		.reconnect = reconnect,
 		.urgent = connect_urgent,
@@ -430,6 +462,7 @@ static int run(struct migrate_cmd *m, const char *json)
 
 	transfer_raise_limits();
 	cmd_catch_signals();
+	catch_hold();
 	if (!m->opts.peer[0]) {
 		rc = bench_peer_start(&peer, &m->transfer, NULL, room, m->opts.guests, &e);
 		m->transfer.peer[0] = peer.addr;

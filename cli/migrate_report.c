@@ -44,8 +44,8 @@ char *guest_id_text(char out[GUEST_ID_TEXT], const struct msg_guest_id *id)
 void migrate_progress_line(const struct migrate_progress *p)
 {
 	fprintf(stderr,
-		"\r\033[K%s: round %u, %.0f %% of %.1f MB, dirtied %.1f MB/s, %.1f MB/s get through, downtime now %.1f ms",
-		migrate_state_name(p->state), p->round + 1,
+		"\r\033[K%s%s: round %u, %.0f %% of %.1f MB, dirtied %.1f MB/s, %.1f MB/s get through, downtime now %.1f ms",
+		p->held ? "held while " : "", migrate_state_name(p->state), p->round + 1,
 		p->total_pages ? 100.0 * (double)p->pages / (double)p->total_pages : 0,
 		(double)p->total_pages * GUEST_PAGE / 1e6, p->dirty_pages_per_s * GUEST_PAGE / 1e6,
 		p->bytes_per_s / 1e6, ms(p->predicted_downtime_ns));
@@ -128,6 +128,8 @@ void migrate_print(const struct migrate_cmd *m)
 		printf("  %-16s %.2f ms (pause %.2f, look %.2f, transfer %.2f, state %.2f, start %.2f)\n", "downtime",
 		       ms(r->downtime_ns), ms(b->pause_ns), ms(b->look_ns), ms(b->transfer_ns), ms(b->ready_ns),
 		       ms(b->start_ns));
+	if (r->held_ns)
+		printf("  %-16s %.3f s\n", "held", (double)r->held_ns / 1e9);
 	if (r->rollback_ns)
 		printf("  %-16s %.2f ms until the guest ran here again\n", "rollback", ms(r->rollback_ns));
 	printf("  %-16s %.2f MB, %.1f %% less than memory; pages: %llu zeros, %llu duplicates, %llu deltas, %llu others\n",
@@ -209,9 +211,9 @@ static json_t *outcome_json(const struct migrate_cmd *m)
 	const struct migrate_result *r = &m->result;
 	bool completed = r->outcome == OUTCOME_COMPLETED;
 
-	return json_pack("{s:f, s:o, s:o, s:I, s:I, s:I, s:I, s:b, s:s, s:o, s:f, s:i, s:o, s:I, s:I}", "total_seconds",
-			 (double)r->total_ns / 1e9, "downtime_ms",
-			 completed ? json_real(ms(r->downtime_ns)) : json_null(), "downtime_parts_ms",
+	return json_pack("{s:f, s:f, s:o, s:o, s:I, s:I, s:I, s:I, s:b, s:s, s:o, s:f, s:i, s:o, s:I, s:I}",
+			 "held_seconds", (double)r->held_ns / 1e9, "total_seconds", (double)r->total_ns / 1e9,
+			 "downtime_ms", completed ? json_real(ms(r->downtime_ns)) : json_null(), "downtime_parts_ms",
 			 completed ? downtime_json(r) : json_null(), "bytes_wire", (json_int_t)r->bytes_wire,
 			 "zero_pages", (json_int_t)r->zero_pages, "duplicate_pages", (json_int_t)r->duplicate_pages,
 			 "delta_pages", (json_int_t)r->delta_pages, "verified", r->verified, "outcome",

@@ -117,6 +117,22 @@ else
 	bad "$t" "$(cat "$TEST_TMP/v.err")"
 fi
 
+t="no faster than it may, held, and let go on"
+"${move[@]}" --max-bandwidth=40Mbps --dirty-rate=1 --warm-up=0 --json="$TEST_TMP/h.json" >"$TEST_TMP/h.out" 2>"$TEST_TMP/h.err" &
+mover=$!
+sleep 0.7
+kill -USR1 $mover
+sleep 0.8
+kill -0 $mover && kill -USR2 $mover
+wait $mover
+rc=$?
+if ((rc == 0)) && field "$TEST_TMP/h.json" '.outcome == "completed" and .verified and .self_check and .held_seconds > 0.4 and
+		.held_seconds < 2 and (.rounds[0] | .bytes_wire < 5.5e6 * .seconds + 1e6)' | grep -q true; then
+	ok "$t"
+else
+	bad "$t" "$rc: $(cat "$TEST_TMP/h.err")"
+fi
+
 t="a guest stays at the server, is checked and dropped"
 start_server one
 if "${move[@]}" --peer="$at" --name=box --json="$TEST_TMP/c.json" >"$TEST_TMP/c.out" 2>"$TEST_TMP/c.err" &&
@@ -142,6 +158,7 @@ refused() { # name, status, text in the error, arguments…
 refused "no such guest" 2 "no kind" "${move[@]}" --guest=cow
 refused "no such tracker" 2 "there is no" "${move[@]}" --tracker=nose
 refused "a dirty ring without a virtual machine" 1 "for kvm guests: use --tracker=uffd" "${move[@]}" --tracker=kvm-ring
+refused "a limit for what is all blackout" 2 "choose precopy" "${move[@]}" --policy=stopcopy --max-bandwidth=1Gbps
 refused "memory in halves of pages" 2 "multiple of 4 KB" "${move[@]}" --memory=16000001
 refused "a chunk too large" 2 "at most 512 KB" "${move[@]}" --chunk-size=1MB
 refused "nobody there" 1 "dwcp serve" "${move[@]}" --peer=127.0.0.1:9

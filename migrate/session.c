@@ -150,6 +150,7 @@ int migrate_run(const struct migrate_config *cfg, struct migrate_result *r, stru
 	else
 		roll_back(&m, failed_at, &mine);
 	m.state = MIGRATE_OVER;
+	session_pace(&m);
 	r->total_ns = failed_at - began;
 	take_counts(&m);
 	if (m.slow.percent)

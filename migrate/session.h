@@ -62,6 +62,7 @@ struct migrate_progress {
 	uint64_t remaining_pages;    /* when it was planned */
 	double dirty_pages_per_s, bytes_per_s;
 	uint64_t predicted_downtime_ns;
+	bool held; /* nothing is sent, because somebody wants that */
 };
 
 struct migrate_config {
@@ -77,10 +78,14 @@ struct migrate_config {
 	bool force;               /* when time or rounds are used up: switch over all the same */
 	bool auto_converge;       /* slow the guest down when rounds do not get shorter */
 	uint64_t dirty_limit;     /* bytes/s that the guest may dirty, by slowing it down; 0: none */
+	uint64_t max_bandwidth;   /* bytes/s that the streams send at most, but for the blackout; 0: no limit */
 	uint64_t blackout_max_ns; /* a blackout that takes longer is given up: the guest goes on here */
 	enum migrate_verify verify;
 	struct clock clock;
 	const volatile sig_atomic_t *cancel; /* non-zero: give up, if START was not sent yet; may be NULL */
+	/* Non-zero: nothing is sent until it is zero again. The guest runs on, where it is, and what it waits for in post-copy
+	 * still comes; a blackout is not held. May be NULL. */
+	const volatile sig_atomic_t *hold;
 
 	void (*progress)(void *ctx, const struct migrate_progress *p); /* about every 50 ms; may be NULL */
 	/* A new session to the same destination, when the first was lost after START; may be NULL. */
@@ -127,6 +132,7 @@ struct migrate_result {
 	struct migrate_blackout blackout;
 	uint64_t rollback_ns; /* from the failure to the guest running here again; 0: it never stopped */
 	uint64_t prepare_ns;
+	uint64_t held_ns; /* that somebody held it for */
 	uint64_t bytes_wire, zero_pages, duplicate_pages, delta_pages, raw_pages;
 	unsigned throttle; /* percent, the most there was */
 	struct tracker_cost tracking;

@@ -25,6 +25,8 @@ struct migration {
 	uint64_t looked_at; /* last look for dirty pages */
 	struct throttle slow;
 	uint64_t round_pages; /* of the round under way */
+	uint64_t pace;        /* that the client was told */
+	uint64_t held_at;     /* since then; 0: it is not held */
 };
 
 static inline uint64_t session_now(const struct migration *m)
@@ -43,6 +45,12 @@ static inline int session_request(struct client *c, uint16_t type, const struct 
 {
 	return client_call_msg(c, type, &guest_id_def, id, def, reply, e);
 }
+
+/* session_pace.c */
+void session_pace(struct migration *m); /* as fast as it may be now: to be asked whenever that can have changed */
+uint64_t session_held_ns(const struct migration *m); /* so far */
+/* Returns when nobody holds it any more, the session being kept alive. */
+int session_wait_held(struct migration *m, struct err *e);
 
 /* session_rounds.c */
 bool session_tick(void *ctx, uint64_t now, uint64_t bytes); /* client_tick of what is sent before START */

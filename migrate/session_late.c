@@ -28,6 +28,8 @@ static bool fill_tick(void *ctx, uint64_t now, uint64_t missing)
 	};
 
 	(void)now;
+	session_pace(m);
+	p.held = m->held_at;
 	if (m->cfg->progress)
 		m->cfg->progress(m->cfg->ctx, &p);
 	if (session_cancelled(m) && !m->told)
@@ -57,10 +59,11 @@ static int attach_again(struct migration *m, struct err *e)
 
 static int incomplete(struct migration *m, const struct err *why, struct err *e)
 {
-	return err_set(e, -EHOSTDOWN,
-		       "the guest waits at the destination for %llu pages that are only here, and cannot be reached "
-		       "(%.200s): it is halted there, and lost when this process ends",
-		       (unsigned long long)fill_missing(m->fill), why->why);
+	return err_set(
+		e, -EHOSTDOWN,
+		"the guest waits at the destination for %llu pages that are only here, as it said last, and cannot be "
+		"reached (%.200s): it is halted there, and lost when this process ends",
+		(unsigned long long)fill_missing(m->fill), why->why);
 }
 
 /* The link is broken: the guest waits there, its pages here. */
@@ -84,6 +87,7 @@ static int recover(struct migration *m, const struct err *broken, struct err *e)
 	m->source.client = m->client;
 	m->r->late.recoveries += rc == 0;
 	m->state = MIGRATE_FILLING;
+	session_pace(m);
 	return rc;
 }
 
@@ -121,6 +125,7 @@ int session_fill(struct migration *m, struct err *e)
 	int rc;
 
 	m->state = MIGRATE_FILLING;
+	session_pace(m);
 	/* Whoever asked what became of START did so in another session. */
 	rc = m->client == m->cfg->client ? 0 : -ENOTCONN;
 	for (missing = m->r->late.pages;;) {

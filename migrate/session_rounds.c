@@ -19,6 +19,8 @@ bool session_tick(void *ctx, uint64_t now, uint64_t bytes)
 		.predicted_downtime_ns = round_predict(&m->plan, m->round_pages),
 	};
 
+	session_pace(m);
+	p.held = m->held_at;
 	if (m->cfg->progress)
 		m->cfg->progress(m->cfg->ctx, &p);
 	if (m->paused && m->cfg->blackout_max_ns && now - m->paused_at > m->cfg->blackout_max_ns)
@@ -26,7 +28,7 @@ bool session_tick(void *ctx, uint64_t now, uint64_t bytes)
 	return session_cancelled(m);
 }
 
-static void remember(struct migration *m, const struct round_sample *s)
+static void remember(struct migration *m, const struct round_sample *s, uint64_t began)
 {
 	struct migrate_result *r = m->r;
 
@@ -39,7 +41,7 @@ static void remember(struct migration *m, const struct round_sample *s)
 		.pages = s->pages,
 		.bytes_wire = s->bytes_wire,
 		.ns = s->ns,
-		.at_ns = session_now(m) - s->ns - m->plan.began_ns,
+		.at_ns = began - m->plan.began_ns,
 		.dirty_pages_per_s = s->over_ns ? (double)s->dirtied * 1e9 / (double)s->over_ns : 0,
 		.paused = m->paused,
 	};
@@ -66,12 +68,13 @@ int session_look(struct migration *m, struct round_sample *s, uint64_t *pending,
 int session_send_round(struct migration *m, struct round_sample *s, struct err *e)
 {
 	const struct client_tick on_tick = { .fn = session_tick, .ctx = m };
-	uint64_t began = session_now(m);
+	uint64_t began = session_now(m), held = session_held_ns(m);
 	int rc;
 
+	session_pace(m);
 	m->round_pages = s->pages;
 	rc = page_source_send(&m->source, &on_tick, &s->bytes_wire, e);
-	s->ns = session_now(m) - began;
+	s->ns = session_now(m) - began - (session_held_ns(m) - held);
 	if (rc == -ECANCELED)
 		rc = session_cancelled(m)
 			     ? err_set(e, -EINTR, "cancelled")
@@ -82,7 +85,7 @@ int session_send_round(struct migration *m, struct round_sample *s, struct err *
 	if (rc < 0)
 		return rc;
 	round_note(&m->plan, s);
-	remember(m, s);
+	remember(m, s, began);
 	return 0;
 }
 
@@ -135,7 +138,8 @@ int session_copy(struct migration *m, struct err *e)
 
 	m->state = MIGRATE_COPYING;
 	for (bool first = true; rc == 0; first = false) {
-		enum round_next next = first ? ROUND_MORE : round_decide(&m->plan, pending, session_now(m));
+		enum round_next next = first ? ROUND_MORE
+					     : round_decide(&m->plan, pending, session_now(m) - m->r->held_ns);
 
 		if (next == ROUND_SWITCH)
 			return 0;
@@ -147,6 +151,8 @@ int session_copy(struct migration *m, struct err *e)
 		rc = session_send_round(m, &s, e);
 		if (rc == 0 && session_cancelled(m))
 			rc = err_set(e, -EINTR, "cancelled");
+		if (rc == 0)
+			rc = session_wait_held(m, e);
 		if (rc == 0)
 			rc = session_look(m, &s, &pending, e);
 		if (rc == 0) {

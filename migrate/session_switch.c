@@ -16,6 +16,7 @@ static int pause_guest(struct migration *m, struct err *e)
 	m->state = MIGRATE_BLACKOUT;
 	m->paused = true;
 	m->paused_at = session_now(m);
+	session_pace(m);
 	rc = g->ops->pause(g, e);
 	m->r->blackout.pause_ns = session_now(m) - m->paused_at;
 	return rc;
@@ -112,6 +113,7 @@ int session_anew(struct migration *m, struct err *e)
 		return rc;
 	client_close(m->reconnected);
 	m->client = m->reconnected = c;
+	m->pace = 0;
 	client_interrupted_by(c, NULL);
 	return 0;
 }

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define BYE_COOKIE 0xb1ull
+#define STAY_NS (10 * NS_PER_S)
 
 /* ---- open and close ---------------------------------------------------------------------------- */
 
@@ -178,6 +179,16 @@ int client_steer(struct client *c, const struct be_steer *how)
 void client_pace(struct client *c, uint64_t bytes_per_s)
 {
 	amst_pace(c->amst, bytes_per_s);
+}
+
+int client_stay(struct client *c, struct err *e)
+{
+	struct msg_info info;
+
+	if (conn_now(c) - c->stayed_at < STAY_NS)
+		return 0;
+	c->stayed_at = conn_now(c);
+	return client_info(c, &info, e);
 }
 
 uint32_t client_chunk(const struct client *c, uint32_t usual)

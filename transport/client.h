@@ -74,6 +74,9 @@ int client_steer(struct client *c, const struct be_steer *how);
 /* How much the data streams send per second from now on; see amst_pace. A transfer that is held back is not one that does
  * not move. */
 void client_pace(struct client *c, uint64_t bytes_per_s);
+/* Servers end sessions in which nothing moves: who waits for long, turn by turn, calls this besides, and the server is asked
+ * something now and then. A transfer that is held does so by itself. */
+int client_stay(struct client *c, struct err *e);
 /* The size of chunks that the pilot wants for the next transfer, or `usual`. */
 uint32_t client_chunk(const struct client *c, uint32_t usual);
 /* Streams that were lost and came back, sessions resumed. */

@@ -84,6 +84,7 @@ struct client {
 	uint8_t stream_reply[BE_PREAMBLE];
 	bool stream_refused;
 	uint64_t none_up_since;
+	uint64_t stayed_at; /* client_stay asked last */
 
 	struct sight sight;
 

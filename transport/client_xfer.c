@@ -84,6 +84,8 @@ static int run_tx(struct client *c, struct amst_tx *tx, const struct client_tick
 		}
 		if (rc > 0)
 			amst_tx_stop(c->amst, tx);
+		if (rc == 0 && amst_paced(c->amst))
+			rc = client_stay(c, e);
 	}
 	if (tick && tick->fn)
 		tick->fn(tick->ctx, conn_now(c), __atomic_load_n(&tx->acked_bytes, __ATOMIC_RELAXED));
