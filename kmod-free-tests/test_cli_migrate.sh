@@ -85,6 +85,15 @@ else
 	bad "$t" "$(cat "$TEST_TMP/p.err")"
 fi
 
+t="post-copy, compressed"
+if "${move[@]}" --policy=postcopy --dirty-rate=1 --compress=internet --json="$TEST_TMP/p.json" >"$TEST_TMP/p.out" 2>"$TEST_TMP/p.err" &&
+	field "$TEST_TMP/p.json" '.outcome == "completed" and .verified and .self_check and .saved_percent > 70 and
+		.zero_pages + .delta_pages > 0' | grep -q true; then
+	ok "$t"
+else
+	bad "$t" "$(cat "$TEST_TMP/p.err" "$TEST_TMP/p.json")"
+fi
+
 t="a virtual machine"
 if [[ ! -r /dev/kvm || ! -w /dev/kvm ]]; then
 	echo "SKIP $t: no /dev/kvm"

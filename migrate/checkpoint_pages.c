@@ -57,7 +57,7 @@ int ckpt_place(struct ckpt_memory *m, const void *payload, size_t len, const cha
 		return -EBADMSG;
 	if (form == PAGES_HDE)
 		return place_hde(m, &l, &body, why);
-	return pages_get_plain(&l, &body, place, m) < 0 ? -EBADMSG : 0;
+	return form != PAGES_PLAIN || pages_get_plain(&l, &body, place, m) < 0 ? -EBADMSG : 0;
 }
 
 void ckpt_memory_next(struct ckpt_memory *m)

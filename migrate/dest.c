@@ -19,6 +19,7 @@ static void free_incoming(struct incoming *in)
 	if (in->guest)
 		in->guest->ops->close(in->guest);
 	hde_dec_close(in->hde);
+	unpack_close(in->unpack);
 	if (in->mem.addr)
 		__atomic_fetch_sub(&in->d->held, in->mem.len, __ATOMIC_RELAXED);
 	hugebuf_free(&in->mem);
@@ -127,12 +128,12 @@ static int decode(void *ctx, unsigned worker, const struct stage_chunk *c, const
 	if (!takes_pages(in, phase) || pages_get_head(payload, len, pages_of(in), &l, &form, &body) < 0)
 		return -EPROTO;
 	if (phase != PHASE_RECEIVING)
-		return form == PAGES_PLAIN ? dest_late_decode(in, &l, &body) : -EPROTO;
+		return dest_late_decode(in, (int)worker, &l, form, &body);
 	if (form == PAGES_PLAIN && l.n && rcur_left(&body) && body.p[0] == PAGE_LATE)
 		return dest_late_announced(in, &l, &body);
 	if (form == PAGES_PLAIN)
 		return pages_get_plain(&l, &body, place, in);
-	if (!in->hde)
+	if (form != PAGES_HDE || !in->hde)
 		return -EPROTO;
 	rc = hde_decode(in->hde, worker, c->object, 0, 0, body.p, rcur_left(&body), NULL);
 	for (uint32_t i = 0; rc == 0 && i < l.n; i++) {
@@ -174,7 +175,7 @@ static int check_prepare(const struct msg_guest_prepare *m, const struct guest_o
 	if (!*kind)
 		return err_set(e, -EINVAL, "this host cannot run a guest of kind \"%s\": install the same dwcp release",
 			       m->kind);
-	if (m->late > LATE_ALL || (m->late == LATE_ALL && m->hde))
+	if (m->late > LATE_ALL)
 		return err_set(e, -EPROTO, "the request makes no sense: install the same dwcp release on both hosts");
 	return (*kind)->probe(e);
 }
@@ -216,7 +217,9 @@ static int fill_incoming(struct incoming *in, const struct msg_guest_prepare *m,
 	if (!in->have || !in->sum)
 		return err_set(e, -ENOMEM, "no memory to keep track of a guest's pages");
 	in->zero_sum = sum_of(SUM_XXH3, zero, GUEST_PAGE);
-	if (m->hde)
+	if (m->hde && m->late)
+		rc = unpack_open(&in->unpack, in->d->cfg.workers, e);
+	if (rc == 0 && m->hde && m->late != LATE_ALL)
 		rc = hde_dec_open(&in->hde,
 				  &(struct hde_dec_config){ .workers = in->d->cfg.workers,
 							    .memory = in->mem.addr,

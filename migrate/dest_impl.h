@@ -7,6 +7,7 @@
 #include "compress/hde.h"
 #include "migrate/dest.h"
 #include "migrate/late.h"
+#include "migrate/pack.h"
 #include "migrate/pages.h"
 #include <pthread.h>
 
@@ -22,7 +23,8 @@ struct incoming {
 	uint64_t *sum;  /* XXH3-64 of each page as it was placed */
 	uint64_t zero_sum;
 	struct stage stage;
-	struct hde_dec *hde; /* NULL: pages come as they are */
+	struct hde_dec *hde;   /* NULL: pages come as they are */
+	struct unpack *unpack; /* NULL: late ones do */
 
 	pthread_mutex_t mu; /* phase and guest change under it; phase is read without it, too */
 	enum guest_phase phase;
@@ -67,8 +69,9 @@ void dest_status(struct incoming *in, struct msg_guest_status *st);
 
 /* dest_late.c: all that post-copy adds. */
 
-/* Pages as they came, once some may be missing. Workers. */
-int dest_late_decode(struct incoming *in, const struct page_list *l, struct rcur *body);
+/* Pages as they came, once some may be missing. Workers; -1: a request. */
+int dest_late_decode(struct incoming *in, int worker, const struct page_list *l, enum pages_form form,
+		     struct rcur *body);
 /* Those of l that are PAGE_LATE, before READY: they are missing again. Workers. */
 int dest_late_announced(struct incoming *in, const struct page_list *l, struct rcur *body);
 /* READY, its lock held: what is missing will be waited for. */

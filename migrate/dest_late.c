@@ -18,8 +18,9 @@ struct row {
 	const uint8_t *contents; /* NULL: zeros */
 };
 
-static int flush_row(struct row *r)
+static int flush_row(void *ctx)
 {
+	struct row *r = ctx;
 	int rc = r->n ? late_place(r->in->late, r->first, r->n, r->contents) : 0;
 
 	r->n = 0;
@@ -47,12 +48,17 @@ static int add_to_row(void *ctx, uint64_t page, enum page_kind kind, const uint8
 	return rc;
 }
 
-int dest_late_decode(struct incoming *in, const struct page_list *l, struct rcur *body)
+int dest_late_decode(struct incoming *in, int worker, const struct page_list *l, enum pages_form form,
+		     struct rcur *body)
 {
 	enum guest_phase filling = PHASE_FILLING;
 	struct row r = { .in = in };
-	int rc = pages_get_plain(l, body, add_to_row, &r);
+	int rc = -EPROTO;
 
+	if (form == PAGES_PLAIN)
+		rc = pages_get_plain(l, body, add_to_row, &r);
+	else if (form == PAGES_PACKED && in->unpack && worker >= 0 && l->n)
+		rc = unpack_get(in->unpack, (unsigned)worker, l, body, add_to_row, flush_row, &r);
 	if (rc == 0)
 		rc = flush_row(&r);
 	if (rc == 0 && !late_missing(in->late))
@@ -193,7 +199,7 @@ static int fetch(struct incoming *in, uint16_t wait_ms, struct rcur *req, struct
 	if (rcur_left(req)) {
 		rc = pages_get_head(req->p, rcur_left(req), pages_of(in), &l, &form, &body);
 		if (rc == 0)
-			rc = form == PAGES_PLAIN ? dest_late_decode(in, &l, &body) : -EPROTO;
+			rc = dest_late_decode(in, -1, &l, form, &body);
 		if (rc < 0)
 			return err_set(e, rc, "pages that were asked for cannot be placed: %s", strerror(-rc));
 	}

@@ -4,6 +4,7 @@
 #include "base/bitmap.h"
 #include "base/clock.h"
 #include "base/thread.h"
+#include "migrate/pack.h"
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -17,14 +18,16 @@
 #define SHARED_CHUNKS 4 /* between two requests, where both share a thread */
 #define TURN_NS (5 * NS_PER_MS)
 #define NOT_TAKEN UINT16_MAX
+#define FILL_OVERHEAD (PAGES_HEAD_MAX + HDE_OVERHEAD) /* of either form */
 
 struct fill {
 	struct page_source *s;
 	struct msg_guest_id id;
 	uint32_t per; /* pages of a chunk */
 	struct stage stage;
-	uint32_t *slots; /* the pages of each chunk, per of them… */
-	uint16_t *taken; /* …so many; NOT_TAKEN: nobody decided yet */
+	struct pack *pack; /* NULL: pages go as they are */
+	uint32_t *slots;   /* the pages of each chunk, per of them… */
+	uint16_t *taken;   /* …so many; NOT_TAKEN: nobody decided yet */
 	uint64_t n_chunks;
 
 	cacheline_aligned uint64_t unsent; /* atomic: bits set in s->pending */
@@ -94,24 +97,38 @@ static void take(struct fill *f, struct page_list *l)
 	__atomic_fetch_sub(&f->unsent, l->n, __ATOMIC_RELAXED);
 }
 
+/* A chunk that is sent again is the same again. */
+static void pages_of_chunk(struct fill *f, uint64_t chunk, struct page_list *l)
+{
+	uint32_t *slots = f->slots + chunk * f->per;
+
+	if (f->taken[chunk] != NOT_TAKEN) {
+		pages_name(l, slots, 0, f->taken[chunk]);
+		return;
+	}
+	take(f, l);
+	memcpy(slots, l->page, l->n * sizeof *slots);
+	f->taken[chunk] = (uint16_t)l->n;
+}
+
 static ssize_t encode(void *ctx, unsigned worker, const struct stage_chunk *c, void *out, size_t cap)
 {
 	struct fill *f = ctx;
 	struct source_counts *counts = &f->s->worker[worker].c;
 	uint64_t chunk = c->offset / f->s->chunk;
-	uint32_t *slots = f->slots + chunk * f->per, zeros;
 	struct page_list l;
+	uint32_t zeros;
 	size_t head, n;
 
-	if (cap < c->len + PAGES_OVERHEAD || chunk >= f->n_chunks)
+	if (cap < c->len + FILL_OVERHEAD || chunk >= f->n_chunks)
 		return -EMSGSIZE;
-	/* A chunk that is sent again is the same again. */
-	if (f->taken[chunk] == NOT_TAKEN) {
-		take(f, &l);
-		memcpy(slots, l.page, l.n * sizeof *slots);
-		f->taken[chunk] = (uint16_t)l.n;
-	} else {
-		pages_name(&l, slots, 0, f->taken[chunk]);
+	pages_of_chunk(f, chunk, &l);
+	if (f->pack && l.n) {
+		ssize_t len;
+
+		head = pages_put_head(&l, PAGES_PACKED, out);
+		len = pack_put(f->pack, worker, &l, f->s->guest->mem, (uint8_t *)out + head, cap - head);
+		return len < 0 ? len : (ssize_t)head + len;
 	}
 	head = pages_put_head(&l, PAGES_PLAIN, out);
 	n = pages_put_plain(&l, f->s->guest->mem, (uint8_t *)out + head, &zeros);
@@ -120,7 +137,17 @@ static ssize_t encode(void *ctx, unsigned worker, const struct stage_chunk *c, v
 	return (ssize_t)(head + n);
 }
 
-static const struct stage_ops fill_ops = { .name = "guest pages", .overhead = PAGES_OVERHEAD, .encode = encode };
+static void acked(void *ctx, unsigned worker, const struct stage_chunk *c, uint64_t wire)
+{
+	struct fill *f = ctx;
+
+	if (f->pack)
+		pack_acked(f->pack, worker, c->len, wire);
+}
+
+static const struct stage_ops fill_ops = {
+	.name = "guest pages", .overhead = FILL_OVERHEAD, .encode = encode, .acked = acked
+};
 
 static bool on_tick(void *ctx, uint64_t now, uint64_t bytes)
 {
@@ -423,11 +450,12 @@ int fill_sync(struct fill *f, struct client *c, struct err *e)
 	return 0;
 }
 
-int fill_open(struct fill **out, struct page_source *s, const struct msg_guest_id *id, struct clock clock,
-	      struct err *e)
+int fill_open(struct fill **out, struct page_source *s, const struct msg_guest_id *id, const struct hde_opts *hde,
+	      struct clock clock, struct err *e)
 {
 	uint64_t pages = guest_pages(s->guest), chunks;
 	struct fill *f = aligned_alloc(CACHE_LINE, (sizeof *f + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
+	int rc = 0;
 
 	if (!f)
 		return err_set(e, -ENOMEM, "no memory for the pages that remain");
@@ -443,9 +471,13 @@ int fill_open(struct fill **out, struct page_source *s, const struct msg_guest_i
 	f->slots = malloc(chunks * f->per * sizeof *f->slots);
 	f->taken = malloc(chunks * sizeof *f->taken);
 	f->request = malloc(FETCH_ROOM);
-	if (!f->slots || !f->taken || !f->request) {
+	if (!f->slots || !f->taken || !f->request)
+		rc = err_set(e, -ENOMEM, "no memory for the pages that remain");
+	if (rc == 0 && hde->mode != HDE_NONE)
+		rc = pack_open(&f->pack, amst_workers(client_amst(s->client)), hde, e);
+	if (rc < 0) {
 		fill_close(f);
-		return err_set(e, -ENOMEM, "no memory for the pages that remain");
+		return rc;
 	}
 	*out = f;
 	return 0;
@@ -461,6 +493,7 @@ void fill_close(struct fill *f)
 	free(f->slots);
 	free(f->taken);
 	free(f->request);
+	pack_close(f->pack);
 	free(f);
 }
 
@@ -475,4 +508,9 @@ struct fill_stats fill_stats(const struct fill *f)
 
 	st.bytes_wire += f->bulk_bytes;
 	return st;
+}
+
+struct source_counts fill_counts(const struct fill *f)
+{
+	return f->pack ? pack_counts(f->pack) : (struct source_counts){ 0 };
 }

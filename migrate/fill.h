@@ -24,8 +24,9 @@ struct fill_stats {
 	uint64_t requests;   /* GUEST_FETCH */
 };
 
-int fill_open(struct fill **out, struct page_source *s, const struct msg_guest_id *id, struct clock clock,
-	      struct err *e);
+/* hde: how the bulk is compressed; its mode HDE_NONE: not at all. What is waited for never is. */
+int fill_open(struct fill **out, struct page_source *s, const struct msg_guest_id *id, const struct hde_opts *hde,
+	      struct clock clock, struct err *e);
 void fill_close(struct fill *f); /* NULL is fine */
 
 /* A session for requests, made and attached to the guest in a thread of its own, where `connect` is called. Without it
@@ -46,5 +47,7 @@ int fill_run(struct fill *f, struct client *bulk, const struct client_tick *tick
 uint64_t fill_missing(const struct fill *f); /* as the destination said last */
 /* Between runs. */
 struct fill_stats fill_stats(const struct fill *f);
+/* Of the pages that were compressed; page_source_counts has the others. */
+struct source_counts fill_counts(const struct fill *f);
 
 #endif

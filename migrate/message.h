@@ -10,7 +10,7 @@
 #include "migrate/guest.h"
 #include "transport/wire.h"
 
-#define MIGRATE_VERSION 1
+#define MIGRATE_VERSION 2
 #define GUEST_NAME_LEN 64
 
 enum guest_msg {
@@ -54,7 +54,7 @@ struct msg_guest_prepare {
 	uint16_t version;
 	uint32_t page; /* bytes */
 	uint64_t memory;
-	uint8_t hde;  /* 1: pages will come as HDE payloads */
+	uint8_t hde;  /* 1: pages will come as HDE payloads, late ones packed */
 	uint8_t late; /* enum guest_late */
 	char kind[GUEST_KIND_LEN];
 	char name[GUEST_NAME_LEN];

@@ -81,7 +81,7 @@ int pages_get_head(const void *in, size_t len, uint64_t guest_pages, struct page
 	uint16_t runs = get_u16(&c);
 
 	l->n = 0;
-	if (c.bad || f > PAGES_HDE)
+	if (c.bad || f > PAGES_PACKED)
 		return -EPROTO;
 	for (; runs; runs--) {
 		uint32_t first = get_u32(&c);

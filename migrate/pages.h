@@ -7,6 +7,7 @@
  *   PAGES_PLAIN  a kind u8 for each page, then the contents of those that are PAGE_RAW, in order; PAGE_LATE: what was
  *                sent of it is old, and what it is now comes after START
  *   PAGES_HDE    an HDE payload of these pages (compress/hde.h)
+ *   PAGES_PACKED an HDE payload of anonymous data: these pages, one after the other (pack.h)
  *
  * Little-endian. Sans I/O; the decoder trusts nothing.
  */
@@ -20,7 +21,7 @@
 #define PAGES_HEAD_MAX (3u + 6u * PAGES_MOST)
 #define PAGES_OVERHEAD (PAGES_HEAD_MAX + PAGES_MOST) /* of the plain form */
 
-enum pages_form { PAGES_PLAIN, PAGES_HDE };
+enum pages_form { PAGES_PLAIN, PAGES_HDE, PAGES_PACKED };
 enum page_kind { PAGE_ZERO, PAGE_RAW, PAGE_LATE };
 
 struct page_list {

@@ -70,12 +70,12 @@ static int prepare(struct migration *m, struct err *e)
 	uint64_t began = session_now(m);
 	int rc;
 
-	/* Pages that follow late are placed in one step, and so come as they are. */
+	/* Pages that follow late are compressed by themselves (fill.h). */
 	if (cfg->policy->late && !cfg->policy->precopy)
 		hde.mode = HDE_NONE;
 	choose_id(m);
 	p.id = m->r->id;
-	p.hde = hde.mode != HDE_NONE;
+	p.hde = cfg->hde.mode != HDE_NONE;
 	p.late = !cfg->policy->late ? LATE_NONE : cfg->policy->precopy ? LATE_SOME : LATE_ALL;
 	snprintf(p.kind, sizeof p.kind, "%s", cfg->guest->ops->name);
 	snprintf(p.name, sizeof p.name, "%s", cfg->name);
@@ -108,12 +108,14 @@ static void roll_back(struct migration *m, uint64_t failed_at, const struct err 
 
 static void take_counts(struct migration *m)
 {
-	struct source_counts c = page_source_counts(&m->source);
+	struct source_counts c = page_source_counts(&m->source), late = { 0 };
 
-	m->r->zero_pages = c.zero_pages;
-	m->r->duplicate_pages = c.duplicate_pages;
+	if (m->fill)
+		late = fill_counts(m->fill);
+	m->r->zero_pages = c.zero_pages + late.zero_pages;
+	m->r->duplicate_pages = c.duplicate_pages + late.duplicate_pages;
 	m->r->delta_pages = c.delta_pages;
-	m->r->raw_pages = c.raw_pages;
+	m->r->raw_pages = c.raw_pages + late.raw_pages;
 	if (m->tracker)
 		m->r->tracking = m->tracker->cost;
 }

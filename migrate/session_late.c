@@ -11,7 +11,7 @@
 
 int session_open_fill(struct migration *m, struct err *e)
 {
-	int rc = fill_open(&m->fill, &m->source, &m->r->id, m->cfg->clock, e);
+	int rc = fill_open(&m->fill, &m->source, &m->r->id, &m->cfg->hde, m->cfg->clock, e);
 
 	return rc < 0 ? rc : fill_connect(m->fill, m->cfg->urgent, m->cfg->ctx, e);
 }

@@ -300,10 +300,10 @@ struct source_counts page_source_counts(const struct page_source *s)
 		struct hde_stats st;
 
 		hde_enc_stats(s->hde, &st);
-		sum.zero_pages = st.zero_pages;
-		sum.duplicate_pages = st.duplicate_pages;
-		sum.delta_pages = st.delta_pages;
-		sum.raw_pages = st.coded_pages + st.raw_pages;
+		sum.zero_pages += st.zero_pages;
+		sum.duplicate_pages += st.duplicate_pages;
+		sum.delta_pages += st.delta_pages;
+		sum.raw_pages += st.coded_pages + st.raw_pages;
 	}
 	return sum;
 }
