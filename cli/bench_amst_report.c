@@ -44,16 +44,6 @@ static bool known(const struct bench_amst *b, bool sender)
 
 /* ---- text -------------------------------------------------------------------------------------- */
 
-static void print_link(const struct bench_amst *b)
-{
-	static const char *const arrows[] = { "A→B", "B→A" };
-	char text[1400];
-
-	for (int d = 0; d < 2 && b->link->name[0]; d++)
-		printf("%s over %s: %s\n", arrows[d], b->opts->link,
-		       link_direction_text(&b->link->settings.dir[d], text, sizeof(text)));
-}
-
 void bench_amst_print_head(const struct bench_amst *b)
 {
 	const struct transfer *t = b->transfer;
@@ -65,7 +55,7 @@ void bench_amst_print_head(const struct bench_amst *b)
 	       t->streams, t->streams == 1 ? "" : "s", t->workers, t->workers == 1 ? "" : "s",
 	       t->cpus.n ? " pinned" : "", format_size(chunk, sizeof(chunk), t->opts->chunk), sum_names[t->opts->sum],
 	       amst_sched_names[t->opts->sched], mode_names[t->opts->mode]);
-	print_link(b);
+	bench_link_print(b->link, b->opts->link);
 	printf("%s a transfer, regions of %s (pages: %s here, %s there), session set-up %.2f ms\n",
 	       format_size(data, sizeof(data), r->data_bytes), format_size(region, sizeof(region), r->region_bytes),
 	       huge_kind_name(r->pages), huge_kind_name(r->peer_pages), (double)r->setup_ns / 1e6);
@@ -261,10 +251,7 @@ int bench_amst_print_json(const struct bench_amst *b, const char *path, struct e
 	if (b->transfer->opts->hde.mode)
 		json_object_set_new(result, "hde", metrics_json(hde_metrics, hde_metrics_n, &b->result.hde));
 	json_object_set_new(result, "samples_gbytes_per_s", samples_json(&b->result.samples));
-	if (b->link->name[0])
-		json_object_set_new(result, "link", json_string(b->opts->link));
-	if (b->link->status)
-		json_object_set(result, "link_status", b->link->status);
+	bench_link_json(b->link, b->opts->link, result);
 	if (b->opts->check)
 		json_object_set_new(result, "check",
 				    json_pack("{s:f, s:b}", "target_gbytes_per_s", b->opts->target, "reached",

@@ -38,7 +38,7 @@ void bench_link_leave(struct bench_link *l)
 {
 	json_t *status = NULL;
 
-	if (!l->name[0])
+	if (!l->name[0] || l->status)
 		return;
 	if (setns(l->home, CLONE_NEWNET) == 0 && linkemu_status(l->name, &status, NULL) >= 0)
 		linkemu_describe(status, &l->status, NULL);
@@ -54,6 +54,24 @@ void bench_link_down(struct bench_link *l)
 	close(l->home);
 	json_decref(l->status);
 	*l = (struct bench_link){ 0 };
+}
+
+void bench_link_print(const struct bench_link *l, const char *profile)
+{
+	static const char *const arrows[] = { "A→B", "B→A" };
+	char text[1400];
+
+	for (int d = 0; d < 2 && l->name[0]; d++)
+		printf("%s over %s: %s\n", arrows[d], profile,
+		       link_direction_text(&l->settings.dir[d], text, sizeof(text)));
+}
+
+void bench_link_json(const struct bench_link *l, const char *profile, json_t *result)
+{
+	if (l->name[0])
+		json_object_set_new(result, "link", json_string(profile));
+	if (l->status)
+		json_object_set(result, "link_status", l->status);
 }
 
 struct be_addr bench_link_addr(void)

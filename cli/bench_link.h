@@ -23,6 +23,10 @@ int bench_link_enter(struct bench_link *l, enum link_side side, struct err *e);
 /* Back from side A. Any state; keeps its counters in `status`. */
 void bench_link_leave(struct bench_link *l);
 void bench_link_down(struct bench_link *l);
+/* What it is like, each way, where it is up. profile: as the user named it. */
+void bench_link_print(const struct bench_link *l, const char *profile);
+/* The fields `link` and `link_status` of a result, where it is up. */
+void bench_link_json(const struct bench_link *l, const char *profile, json_t *result);
 
 /* Where the receiver listens. */
 struct be_addr bench_link_addr(void);

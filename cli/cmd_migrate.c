@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* dwcp migrate: a guest is made, runs, and moves. */
-#include "base/log.h"
 #include "base/util.h"
 #include "cli/cmd.h"
 #include "cli/guest_options.h"
@@ -8,14 +7,11 @@
 #include "cli/plot.h"
 #include "migrate/pages.h"
 #include <errno.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define PROGRESS_NS (500 * NS_PER_MS)
 #define ROOM_THERE (64u << 20) /* of our own receiver, besides the guest */
 
 static const struct cmd_usage usage = {
@@ -29,6 +25,7 @@ static const struct cmd_usage usage = {
 	.examples = "  dwcp migrate --memory=1GB --dirty-rate=5\n"
 		    "  dwcp migrate --peer=10.0.0.2 --memory=8GB --pattern=zipf --json=result.json\n"
 		    "  dwcp migrate --policy=stopcopy --verify=full\n"
+		    "  dwcp migrate --link=transatlantic --memory=64MB --compress=internet\n"
 		    "  dwcp migrate --policy=postcopy --peer=10.0.0.2 --memory=8GB --dirty-rate=50\n",
 };
 
@@ -74,6 +71,13 @@ static const struct opt rows[] = {
 	  .max = ROOM(peer),
 	  .unit = "HOST[:PORT]",
 	  .help = "a running `dwcp serve`; without it an own process on loopback" },
+	{ .name = "link",
+	  .type = OPT_STR,
+	  .offset = FIELD(link),
+	  .def = "",
+	  .max = ROOM(link),
+	  .unit = "PROFILE|FILE",
+	  .help = "to the own process at the other end of an emulated network: a profile of `dwcp linkemu` or a YAML file" },
 	{ .name = "policy",
 	  .type = OPT_ENUM,
 	  .offset = FIELD(policy),
@@ -189,45 +193,27 @@ static const struct opt rows[] = {
 	  .help = "draw that there, with gnuplot" },
 };
 
-static volatile sig_atomic_t hold;
-
-static void on_hold(int sig)
-{
-	hold = sig == SIGUSR1;
-}
-
-static void catch_hold(void)
-{
-	struct sigaction sa = { .sa_handler = on_hold, .sa_flags = SA_RESTART };
-
-	sigemptyset(&sa.sa_mask);
-	sigaction(SIGUSR1, &sa, NULL);
-	sigaction(SIGUSR2, &sa, NULL);
-}
-
-static uint64_t now(void)
-{
-	return clock_now(&clock_mono);
-}
-
 /* ---- plan -------------------------------------------------------------------------------------- */
 
 static int plan_transfer(struct migrate_cmd *m, struct err *e)
 {
 	const struct be_addr loopback = { .len = sizeof(struct sockaddr_in),
 					  .in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) } };
+	const struct be_addr side_b = bench_link_addr();
 	struct transfer_opts *o = &m->transfer_opts;
 
 	if (o->chunk % GUEST_PAGE || o->chunk > PAGES_CHUNK_MAX)
 		return err_set(e, -EINVAL,
 			       "--chunk-size: a guest's pages go in chunks of a multiple of 4 KB, at most %u KB",
 			       PAGES_CHUNK_MAX >> 10);
-	return m->opts.peer[0] ? transfer_plan(&m->transfer, o, m->opts.peer, e)
-			       : transfer_plan_addr(&m->transfer, o, &loopback, "own process", e);
+	return m->opts.peer[0]
+		       ? transfer_plan(&m->transfer, o, m->opts.peer, e)
+		       : transfer_plan_addr(&m->transfer, o, m->opts.link[0] ? &side_b : &loopback, "own process", e);
 }
 
 static int plan(struct migrate_cmd *m, struct err *e)
 {
+	static const struct link_opts nothing;
 	struct migrate_opts *o = &m->opts;
 	int rc;
 
@@ -244,7 +230,11 @@ static int plan(struct migrate_cmd *m, struct err *e)
 			migrate_policies[o->policy].name);
 	if (!o->name[0])
 		snprintf(o->name, sizeof(o->name), "%s-%d", m->kind->name, getpid());
-	rc = plot_check(o->plot, e);
+	if (o->link[0] && o->peer[0])
+		return err_set(e, -EINVAL, "--link is a network to an own process: choose it or --peer");
+	rc = o->link[0] ? link_settings_make(&m->net->settings, o->link, &nothing, e) : 0;
+	if (rc >= 0)
+		rc = plot_check(o->plot, e);
 	if (rc == 0)
 		rc = m->kind->probe(e);
 	if (rc == 0)
@@ -252,165 +242,7 @@ static int plan(struct migrate_cmd *m, struct err *e)
 	return rc < 0 ? rc : plan_transfer(m, e);
 }
 
-/* ---- run --------------------------------------------------------------------------------------- */
-
-/* Until then, or until a signal. */
-static void wait_until(uint64_t until)
-{
-	uint64_t at;
-
-	while (!cmd_signal && (at = now()) < until)
-		poll(NULL, 0, (int)min_u64((until - at + NS_PER_MS - 1) / NS_PER_MS, 1000));
-}
-
-/* While the guest runs there the session must be kept alive. */
-static int settle(struct migrate_cmd *m, struct err *e)
-{
-	uint64_t until = now() + m->opts.settle_ns, at;
-	int rc = 0;
-
-	while (rc >= 0 && !cmd_signal && (at = now()) < until)
-		rc = client_turn(m->client, until - at, e);
-	return rc;
-}
-
-int migrate_connect(struct migrate_cmd *m, struct client **out, struct err *e)
-{
-	struct client_config cfg;
-
-	transfer_client(&m->transfer, true, &cfg);
-	cfg.stage_chunk = migrate_chunk_room((uint32_t)m->transfer_opts.chunk);
-	return client_open(out, &cfg, NULL, e);
-}
-
-static int reconnect(void *ctx, struct client **out, struct err *e)
-{
-	return migrate_connect(ctx, out, e);
-}
-
-/* For what the guest waits for: requests only. */
-static int connect_urgent(void *ctx, struct client **out, struct err *e)
-{
-	struct migrate_cmd *m = ctx;
-	struct client_config cfg;
-
-	transfer_client(&m->transfer, true, &cfg);
-	cfg.streams = cfg.streams_first = cfg.workers = 1;
-	cfg.stage_chunk = 0;
-	return client_open(out, &cfg, NULL, e);
-}
-
-static void progress(void *ctx, const struct migrate_progress *p)
-{
-	struct migrate_cmd *m = ctx;
-
-	if (!m->live || now() < m->progress_ns)
-		return;
-	m->progress_ns = now() + PROGRESS_NS;
-	migrate_progress_line(p);
-}
-
-int migrate_make_guest(struct migrate_cmd *m, struct err *e)
-{
-	struct guest_work before, after;
-	uint64_t began;
-	int rc = hugebuf_alloc(&m->memory, m->opts.memory, true, e);
-
-	if (rc == 0)
-		rc = m->kind->open(&m->guest, m->memory.addr, m->memory.len, m->kind_opts, e);
-	if (rc == 0)
-		rc = m->kind->run(m->guest, e);
-	if (rc < 0)
-		return rc;
-	began = now();
-	m->kind->work(m->guest, &before);
-	wait_until(began + m->opts.warm_up_ns);
-	m->kind->work(m->guest, &after);
-	if (m->opts.warm_up_ns) {
-		double s = (double)(now() - began) / 1e9;
-
-		m->guest_writes_per_s = (double)(after.writes - before.writes) / s;
-		m->guest_steps_per_s = (double)(after.steps - before.steps) / s;
-	}
-	return cmd_signal ? err_set(e, -EINTR, "interrupted") : 0;
-}
-
-int migrate_move(struct migrate_cmd *m, struct err *e)
-{
-	const struct migrate_opts *o = &m->opts;
-	struct migrate_config cfg = {
-		.guest = m->guest,
-		.name = o->name,
-		.tracker = m->tracker,
-		.policy = &migrate_policies[o->policy],
-		.client = m->client,
-		.chunk = (uint32_t)m->transfer_opts.chunk,
-		.sum = (enum sum_kind)m->transfer_opts.sum,
-		.hde = m->transfer_opts.hde,
-		.limits = { .downtime_ns = o->downtime_ns, .timeout_ns = o->timeout_ns, .rounds_max = o->rounds },
-		.force = o->force,
-		.auto_converge = o->auto_converge,
-		.dirty_limit = o->dirty_limit / 8,
-		.max_bandwidth = o->max_bandwidth / 8 / o->guests,
-		.blackout_max_ns = o->blackout_max_ns,
-		.verify = (enum migrate_verify)o->verify,
-		.clock = clock_mono,
-		.cancel = &cmd_signal,
-		.hold = &hold,
-		.progress = progress,
-		.reconnect = reconnect,
-		.urgent = connect_urgent,
-		.ctx = m,
-		.doubt_ns = o->doubt_ns,
-		.late_rounds = o->late_rounds,
-		.recover_ns = o->recover_ns,
-	};
-
-	return migrate_run(&cfg, &m->result, e);
-}
-
-static int check_there(struct migrate_cmd *m, struct guest_work *work, struct err *e)
-{
-	int rc = settle(m, e);
-
-	return rc < 0 ? rc : migrate_check(m->client, &m->result.id, work, e);
-}
-
-/* The session of before may be gone, where the link broke and post-copy went on in another one. */
-static int check_completed(struct migrate_cmd *m, struct guest_work *work, struct err *e)
-{
-	int rc = check_there(m, work, e);
-
-	if (rc >= 0 || rc == -EBADMSG || !m->result.late.recoveries || cmd_signal)
-		return rc;
-	client_close(m->client);
-	m->client = NULL;
-	rc = migrate_connect(m, &m->client, e);
-	return rc < 0 ? rc : check_there(m, work, e);
-}
-
-/* The guest looks at itself, wherever it is. */
-int migrate_check_guest(struct migrate_cmd *m, struct err *e)
-{
-	struct guest_work work = { 0 };
-	int rc;
-
-	m->kind->work(m->guest, &work);
-	m->writes_here = m->writes_there = work.writes;
-	if (!m->opts.settle_ns || m->result.outcome == OUTCOME_IN_DOUBT || m->result.outcome == OUTCOME_INCOMPLETE)
-		return 0;
-	if (m->result.outcome == OUTCOME_COMPLETED) {
-		rc = check_completed(m, &work, e);
-		m->writes_there = work.writes;
-	} else {
-		rc = m->kind->pause(m->guest, e);
-		if (rc == 0)
-			rc = m->kind->check(m->guest, e);
-	}
-	m->checked = rc >= 0 || rc == -EBADMSG;
-	m->check_ok = rc >= 0;
-	return rc;
-}
+/* ---- run ------------------------------------------------------------------------------------------- */
 
 static int run_phases(struct migrate_cmd *m, struct err *e)
 {
@@ -452,36 +284,58 @@ static int report(const struct migrate_cmd *m, int rc, bool moved, const char *j
 	return status;
 }
 
-static int run(struct migrate_cmd *m, const char *json)
+/* The destination, unless it is somebody else's: the network to it, its process, and this thread at its end. */
+static int start_peer(struct migrate_cmd *m, struct bench_peer *peer, struct err *e)
 {
 	uint64_t room = m->opts.guests * (m->opts.memory + ROOM_THERE);
+	int rc = m->opts.link[0] ? bench_link_up(m->net, e) : 0;
+
+	if (rc >= 0)
+		rc = bench_peer_start(peer, &m->transfer, m->net, room, m->opts.guests, e);
+	if (rc < 0)
+		return rc;
+	m->transfer.peer[0] = peer->addr;
+	addr_format(m->transfer.target, sizeof(m->transfer.target), &peer->addr);
+	return bench_link_enter(m->net, LINK_A, e);
+}
+
+static int run_one(struct migrate_cmd *m, struct bench_peer *peer, const char *json)
+{
+	struct err e = { 0 };
+	int rc = run_phases(m, &e), status;
+
+	client_close(m->client);
+	bench_peer_stop(peer, rc >= 0);
+	bench_link_leave(m->net);
+	status = report(m, rc, m->result.total_ns > 0, json, &e);
+	if (m->guest)
+		m->kind->close(m->guest);
+	hugebuf_free(&m->memory);
+	return status;
+}
+
+static int run(struct migrate_cmd *m, const char *json)
+{
 	struct bench_peer peer = { .pid = 0 };
 	struct err e = { 0 };
-	bool moved;
 	int rc = 0, status;
 
 	transfer_raise_limits();
 	cmd_catch_signals();
-	catch_hold();
-	if (!m->opts.peer[0]) {
-		rc = bench_peer_start(&peer, &m->transfer, NULL, room, m->opts.guests, &e);
-		m->transfer.peer[0] = peer.addr;
-		addr_format(m->transfer.target, sizeof(m->transfer.target), &peer.addr);
-	}
-	if (rc >= 0 && m->opts.guests > 1) {
+	migrate_catch_hold();
+	if (!m->opts.peer[0])
+		rc = start_peer(m, &peer, &e);
+	if (rc < 0) {
+		bench_peer_stop(&peer, false);
+		status = transfer_fail(usage.name, &e);
+	} else if (m->opts.guests > 1) {
 		status = migrate_many(m, peer.pid, json);
 		bench_peer_stop(&peer, status == CMD_OK);
-		return status;
+	} else {
+		status = run_one(m, &peer, json);
 	}
-	if (rc >= 0)
-		rc = run_phases(m, &e);
-	moved = m->result.total_ns > 0;
-	client_close(m->client);
-	bench_peer_stop(&peer, rc >= 0);
-	status = report(m, rc, moved, json, &e);
-	if (m->guest)
-		m->kind->close(m->guest);
-	hugebuf_free(&m->memory);
+	bench_link_leave(m->net);
+	bench_link_down(m->net);
 	return status;
 }
 
@@ -512,7 +366,8 @@ static int run_options(struct migrate_cmd *m, void **bases, const char *json)
 
 int cmd_migrate(int argc, char **argv)
 {
-	struct migrate_cmd m = { 0 };
+	struct bench_link net = { .name = "" };
+	struct migrate_cmd m = { .net = &net };
 	struct cmd_output output = { 0 };
 	struct opt_group groups[CMD_GROUPS_MAX] = {
 		{ .name = "migrate", .help = "Migration", .rows = rows, .n = ARRAY_LEN(rows), .base = &m.opts },

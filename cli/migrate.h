@@ -14,7 +14,7 @@ struct migrate_opts {
 	char guest[GUEST_KIND_LEN];
 	char name[GUEST_NAME_LEN];
 	uint64_t memory;
-	char peer[280];
+	char peer[280], link[1024];
 	int policy, verify;
 	char tracker[16];
 	uint64_t downtime_ns, timeout_ns, blackout_max_ns, doubt_ns;
@@ -31,8 +31,9 @@ struct migrate_cmd {
 	struct migrate_opts opts;
 	struct transfer_opts transfer_opts;
 	struct transfer transfer;
-	bool text; /* results to standard output */
-	bool live; /* and progress to standard error */
+	struct bench_link *net; /* between here and our own process there; not up: none */
+	bool text;              /* results to standard output */
+	bool live;              /* and progress to standard error */
 
 	const struct guest_ops *kind;
 	void *kind_opts;
@@ -54,6 +55,7 @@ struct migrate_cmd {
 
 /* The parts of one migration: a guest that is made and runs; a session; the move; what the guest itself says then. A
  * session belongs to the thread that opened it. */
+void migrate_catch_hold(void); /* SIGUSR1 and SIGUSR2 */
 int migrate_make_guest(struct migrate_cmd *m, struct err *e);
 int migrate_connect(struct migrate_cmd *m, struct client **out, struct err *e);
 int migrate_move(struct migrate_cmd *m, struct err *e);

@@ -232,6 +232,7 @@ static void print(const struct many *a)
 	       format_size(memory, sizeof memory, o->memory), a->model->kind->name,
 	       o->peer[0] ? a->model->transfer.target : "own process", a->model->transfer.streams,
 	       a->model->transfer.workers);
+	bench_link_print(a->model->net, o->link);
 	printf("  %-16s %u completed, %u verified, of %u the guest's own check is good\n", "outcome", s.completed,
 	       s.verified, s.checked);
 	printf("  %-16s %.3f s: %.3f migrations/s, %.3f GB/s of guest memory, %.2f MB on the wire\n", "all of them",
@@ -286,6 +287,7 @@ static int print_json(const struct many *a, const char *path, struct err *e)
 		json_number(a->there_mb), "migrations", lanes_json(a));
 	json_object_update(result, part);
 	json_decref(part);
+	bench_link_json(m->net, m->opts.link, result);
 	rc = json_write(result, path, e);
 	json_decref(result);
 	return rc;
@@ -301,6 +303,7 @@ int migrate_many(const struct migrate_cmd *m, pid_t peer, const char *json)
 	rc = a.lane ? make_lanes(&a, &e) : err_set(&e, -ENOMEM, "no memory for %u guests", a.n);
 	if (rc == 0)
 		rc = move_all(&a, &e);
+	bench_link_leave(m->net);
 	if (rc == 0 && m->text)
 		print(&a);
 	if (rc == 0 && *json)

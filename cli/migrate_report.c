@@ -61,6 +61,7 @@ void migrate_print_head(const struct migrate_cmd *m)
 	       m->guest_writes_per_s, m->opts.peer[0] ? m->transfer.target : "own process", m->transfer.ops->name,
 	       m->transfer.streams, migrate_policies[m->opts.policy].name, tracker ? ", tracker " : "",
 	       tracker ? tracker : "");
+	bench_link_print(m->net, m->opts.link);
 	cmd_flush();
 }
 
@@ -246,6 +247,7 @@ int migrate_print_json(const struct migrate_cmd *m, const char *path, struct err
 			 "rounds", rounds_json(r), "tracking", tracking_json(&r->tracking));
 	json_object_update(result, part);
 	json_decref(part);
+	bench_link_json(m->net, m->opts.link, result);
 	json_object_set_new(result, "postcopy", late_json(&r->late));
 	json_object_set_new(result, "n_rounds", json_integer((json_int_t)r->n_rounds + r->more_rounds));
 	json_object_set_new(result, "memory_gbytes_per_s", json_real(memory_rate(m)));

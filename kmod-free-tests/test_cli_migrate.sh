@@ -142,6 +142,18 @@ else
 	bad "$t" "$rc: $(cat "$TEST_TMP/h.err")"
 fi
 
+t="over an emulated link"
+if "${move[@]}" --dirty-rate=1 --link=local_network --json="$TEST_TMP/l.json" >"$TEST_TMP/l.out" 2>"$TEST_TMP/l.err" &&
+	field "$TEST_TMP/l.json" '.outcome == "completed" and .verified and .self_check and .link == "local_network" and
+		.link_status.ab.bytes_out > .bytes_wire' | grep -q true &&
+	! "$DWCP" linkemu status --name="$(field "$TEST_TMP/l.json" .link_status.name)" 2>/dev/null; then
+	ok "$t"
+elif grep -qE 'not allowed|/dev/net/tun|no network namespaces' "$TEST_TMP/l.err"; then
+	echo "SKIP $t: $(cat "$TEST_TMP/l.err")"
+else
+	bad "$t" "$(cat "$TEST_TMP/l.err")"
+fi
+
 t="a guest stays at the server, is checked and dropped"
 start_server one
 if "${move[@]}" --peer="$at" --name=box --json="$TEST_TMP/c.json" >"$TEST_TMP/c.out" 2>"$TEST_TMP/c.err" &&
@@ -168,6 +180,7 @@ refused "no such guest" 2 "no kind" "${move[@]}" --guest=cow
 refused "no such tracker" 2 "there is no" "${move[@]}" --tracker=nose
 refused "a dirty ring without a virtual machine" 1 "for kvm guests: use --tracker=uffd" "${move[@]}" --tracker=kvm-ring
 refused "a limit for what is all blackout" 2 "choose precopy" "${move[@]}" --policy=stopcopy --max-bandwidth=1Gbps
+refused "a link to somebody else" 2 "choose it or --peer" "${move[@]}" --link=local_network --peer=127.0.0.1
 refused "memory in halves of pages" 2 "multiple of 4 KB" "${move[@]}" --memory=16000001
 refused "a chunk too large" 2 "at most 512 KB" "${move[@]}" --chunk-size=1MB
 refused "nobody there" 1 "dwcp serve" "${move[@]}" --peer=127.0.0.1:9
