@@ -12,9 +12,10 @@
 struct conf_target {
 	const char *name; /* heads the results; says what is special ("tcp, IPv6") */
 	const struct be_ops *ops;
-	const void *opts;         /* be_open.opts */
-	struct be_addr listen_at; /* port 0; the suite connects to what listen says is bound */
-	uint32_t frame_bytes;     /* 0: caps.frame_max in the test of the largest message, less elsewhere */
+	const void *opts;             /* be_open.opts */
+	struct be_addr listen_at;     /* port 0; the suite connects to what listen says is bound */
+	uint32_t frame_bytes;         /* 0: caps.frame_max in the test of the largest message, less elsewhere */
+	const char *const *leave_out; /* names of tests, ends with NULL; may be NULL */
 
 	/* Before and after each test; may be NULL. begin's result goes into be_open.fabric. */
 	void *(*begin)(struct conf_target *t);

@@ -56,6 +56,7 @@ static int open_buffers(struct verbs *u, struct v_dom *d, struct err *e)
 	d->rx_store = aligned_alloc(4096, (bytes + 4095) & ~(size_t)4095);
 	if (!d->rbufs || !d->rx_store)
 		return err_set(e, -ENOMEM, "rdma: no memory for %u receive buffers of %u bytes", u->n_rbufs, u->stride);
+	memset(d->rx_store, 0, bytes); /* what devices write is unknown to tools that look for uninitialised memory */
 	d->tx_mr = ibv_reg_mr(d->pd->pd, u->tx_store, u->tx_bytes, IBV_ACCESS_LOCAL_WRITE);
 	d->rx_mr = d->tx_mr ? ibv_reg_mr(d->pd->pd, d->rx_store, bytes, IBV_ACCESS_LOCAL_WRITE) : NULL;
 	if (!d->rx_mr)

@@ -148,7 +148,8 @@ cp /etc/libibverbs.d/rxe.driver "$img/etc/libibverbs.d/"
 put "$img" "$(compgen -G "$libs/libibverbs/librxe-*.so")"
 put "$img" "$libs/libgcc_s.so.1"
 put "$img" "$libs/librdmacm.so.1"
-# valgrind reads the loader's symbols.
+# valgrind is a script of sh's, and reads the loader's symbols.
+ln -s bash "$img/usr/bin/sh"
 put "$img" "$(command -v valgrind)"
 for f in /usr/bin/valgrind.bin /usr/libexec/valgrind/{memcheck-amd64-linux,vgpreload_core-amd64-linux.so,vgpreload_memcheck-amd64-linux.so,default.supp}; do
 	[[ ! -e $f ]] || put "$img" "$f"

@@ -27,8 +27,8 @@ cmocka_program() { # name
 	local name=${1#valgrind:} log=/tmp/$1.log cmd rc what rest reported=0
 	began=$SECONDS
 	cmd=("./tests/$name")
-	[[ $1 == "$name" ]] || cmd=(valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite
-		"--suppressions=/job/valgrind.supp" "${cmd[@]}")
+	[[ $1 == "$name" ]] || cmd=(env TEST_SET=valgrind valgrind -q --error-exitcode=99 --leak-check=full
+		--show-leak-kinds=definite --errors-for-leak-kinds=definite "${cmd[@]}")
 	CMOCKA_MESSAGE_OUTPUT=STDOUT TEST_PATIENCE=60 timeout -k 5 "${GUEST_PROGRAM_LIMIT:-240}" "${cmd[@]}" >"$log" 2>&1
 	rc=$?
 	while read -r what rest; do

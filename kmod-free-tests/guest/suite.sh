@@ -4,14 +4,15 @@
 # The guest suite of one guest, or of two: boots, runs what belongs there and prints `PASS name`, `FAIL name`,
 # `SKIP name: reason`, as kmod-free-tests/run.sh wants it.
 #
-#   kmod-free-tests/guest/suite.sh 1|2 [SECONDS [NAME…]]
+#   kmod-free-tests/guest/suite.sh 1|2|valgrind [SECONDS [NAME…]]
 #
 # What belongs: scripts guest/tests/*.sh whose comment says `guest: hosts=N`, and, in one guest, cmocka programs whose
-# comment says `check: … in-guest` (`in-guest-valgrind`: under valgrind as well).
+# comment says `check: … in-guest`. `valgrind`: one guest, programs of `in-guest-valgrind` under valgrind.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 : "${B:=build/gcc}"
-hosts=$1
+what=$1 hosts=${1/valgrind/1} tag=in-guest run=
+[[ $what != valgrind ]] || tag=in-guest-valgrind run=valgrind:
 limit=${2:-150}
 shift $(($# < 2 ? $# : 2))
 
@@ -20,17 +21,16 @@ args=() programs=() scripts=()
 for f in kmod-free-tests/guest/tests/*.sh; do
 	name=$(basename "$f" .sh)
 	chosen "$name" "$@" || continue
-	grep -qE "guest: .*hosts=([12],)*$hosts( |,|\$)" "$f" || continue
+	grep -qE "guest: .*hosts=([12],)*$what( |,|\$)" "$f" || continue
 	args+=(--with "$f:$name.sh")
 	scripts+=("$name")
 done
 if ((hosts == 1)); then
-	for f in $(grep -lE '^[/ *#]*check:.* in-guest' kmod-free-tests/test_*.c); do
+	for f in $(grep -lE "^[/ *#]*check:.* $tag( |\$)" kmod-free-tests/test_*.c); do
 		name=$(basename "$f" .c)
 		chosen "$name" "$@" || continue
 		args+=(--test "$name")
-		programs+=("$name")
-		! grep -qE 'check:.* in-guest-valgrind' "$f" || programs+=("valgrind:$name")
+		programs+=("$run$name")
 	done
 fi
 kmod-free-tests/guest/guest.sh --hosts "$hosts" --time "$limit" --with kmod-free-tests/guest/run.sh \
