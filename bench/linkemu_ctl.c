@@ -166,6 +166,18 @@ static int connect_to(const char *name, struct err *e)
 	return rc;
 }
 
+/* A link that is being killed still takes a connection; it is gone by the time that the connection is reset. */
+static int no_answer(const char *name, int error, struct err *e)
+{
+	int fd = error == -ECONNRESET || error == -EPIPE ? connect_to(name, e) : -EBADF;
+
+	if (fd == -ENOENT)
+		return fd;
+	if (fd >= 0)
+		close(fd);
+	return err_set(e, error, "the link \"%s\" does not answer: %s", name, strerror(-error));
+}
+
 int link_ctl_ask(const char *name, json_t *request, json_t **answer, int *passed, struct err *e)
 {
 	int fd = connect_to(name, e), rc = fd;
@@ -175,9 +187,9 @@ int link_ctl_ask(const char *name, json_t *request, json_t **answer, int *passed
 		rc = send_message(fd, request, -1);
 		if (rc >= 0)
 			rc = receive_message(fd, answer, passed);
-		if (rc < 0)
-			err_set(e, rc, "the link \"%s\" does not answer: %s", name, strerror(-rc));
 		close(fd);
+		if (rc < 0)
+			rc = no_answer(name, rc, e);
 	}
 	json_decref(request);
 	if (rc < 0)

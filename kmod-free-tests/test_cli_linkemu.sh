@@ -169,6 +169,22 @@ t_nothing_stays_when_killed() {
 	until_ok 10 test ! -d "/proc/$pid"
 }
 
+asked() { # a connection waits to be accepted
+	ss -xlH | awk -v name="$L" '$5 == "@dwcp-linkemu/" name && $3 > 0 { found = 1 } END { exit !found }'
+}
+
+# Who asks a link that is killed before it answers is told that there is none.
+t_killed_while_asked() {
+	link
+	local pid
+	pid=$(pid_of)
+	kill -STOP "$pid"
+	(expect 1 'there is no link' le status --name="$L") &
+	until_ok 10 asked
+	kill -9 "$pid"
+	wait $! || fail "see above"
+}
+
 # A shell's pipe is not kept open by the link.
 t_output_ends() {
 	link
