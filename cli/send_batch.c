@@ -165,7 +165,8 @@ int batch_close(struct send_job *job, struct batch *b, bool folders, struct err 
 	put_u16(&w, (uint16_t)b->n);
 	for (uint32_t i = 0; i < b->n; i++) {
 		const struct batch_item *it = &b->v[i];
-		struct msg_file_close m = { .complete = !it->status && (folders || it->entry->kind == STORE_FILE) };
+		struct msg_file_close m = { .complete = !it->status && (folders || it->entry->kind == STORE_FILE),
+					    .bytes = it->plan };
 
 		wire_put(&w, &wire_file_close, &m);
 	}

@@ -75,7 +75,7 @@ int sim_files_send(struct client *c, struct sim_files *v, uint32_t chunk, enum s
 
 int sim_files_close(struct client *c, struct sim_files *v, bool complete, struct err *e)
 {
-	uint8_t fields[8 + SIM_FILES_MAX];
+	uint8_t fields[8 + 9 * SIM_FILES_MAX];
 	struct wcur w = wcur_init(fields, sizeof fields);
 	struct rcur in;
 	int rc;
@@ -83,7 +83,8 @@ int sim_files_close(struct client *c, struct sim_files *v, bool complete, struct
 	put_u8(&w, 0);
 	put_u16(&w, (uint16_t)v->n);
 	for (uint32_t i = 0; i < v->n; i++)
-		put_u8(&w, complete && !v->f[i].status);
+		wire_put(&w, &wire_file_close,
+			 &(struct msg_file_close){ .complete = complete && !v->f[i].status, .bytes = v->f[i].size });
 	rc = client_call(c, MSG_FILES_CLOSE, fields, (uint32_t)(w.p - fields), &in, e);
 	return rc < 0 ? rc : take_status(&in, v, e);
 }

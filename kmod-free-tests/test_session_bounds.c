@@ -389,7 +389,8 @@ static void say(struct client *c, uint16_t type, const void *fields, uint32_t le
 /* The session begins to die while FILES_CLOSE runs: what it renamed is there, and counted. */
 static void test_files_closed_by_a_dying_session(void **state)
 {
-	static const uint8_t close_all[] = { 0, 3, 0, 1, 1, 1 };
+	uint8_t close_all[64];
+	struct wcur w = wcur_init(close_all, sizeof close_all);
 	struct sim_files v = three_files("dying");
 	struct sim s;
 	struct err e;
@@ -398,7 +399,11 @@ static void test_files_closed_by_a_dying_session(void **state)
 	start(&s, &mem_ops, 1, 1);
 	assert_int_equal(sim_files_open(s.client, &v, false, &e), 0);
 	assert_int_equal(sim_files_send(s.client, &v, 4096, SUM_XXH3, NULL, NULL, &e), 0);
-	say(s.client, MSG_FILES_CLOSE, close_all, sizeof close_all);
+	put_u8(&w, 0);
+	put_u16(&w, 3);
+	for (int i = 0; i < 3; i++)
+		wire_put(&w, &wire_file_close, &(struct msg_file_close){ .complete = 1, .bytes = v.f[i].size });
+	say(s.client, MSG_FILES_CLOSE, close_all, (uint32_t)(w.p - close_all));
 	say(s.client, MSG_BYE, NULL, 0);
 	for (int i = 0; i < 1000 && sim_counters(&s).sessions_now; i++) {
 		conn_events(s.client);

@@ -451,7 +451,7 @@ static void test_file_lists(void **state)
 	assert_int_equal(sim_counters(&sim).files_received, 0);
 }
 
-static void send_chunk(uint32_t transfer, struct chunk_rec r, const void *payload, uint32_t len)
+static void send_chunk(uint32_t transfer, uint32_t seq, struct chunk_rec r, const void *payload, uint32_t len)
 {
 	uint8_t out[8192];
 	uint32_t head;
@@ -460,7 +460,7 @@ static void send_chunk(uint32_t transfer, struct chunk_rec r, const void *payloa
 	head = wire_put_chunk(out, sizeof out, transfer, &r);
 	memcpy(out + head, payload, len);
 	peer_raw(peer, 1, out, head + len);
-	send_commit(&(struct msg_commit){ .n = 1, .rec = { r } }, transfer);
+	send_commit(&(struct msg_commit){ .seq = seq, .n = 1, .rec = { r } }, transfer);
 }
 
 static void test_chunks_of_files(void **state)
@@ -493,7 +493,7 @@ static void test_chunks_of_files(void **state)
 		assert_int_equal(begin_xfer(1, XFER_FILES, 2), 0);
 		assert_int_equal(open_files(2, names, 1000, NULL), -EINVAL); /* not while it runs */
 		assert_int_equal(close_files(2, 2), -EINVAL);
-		send_chunk(1, v[i].r, block, v[i].payload);
+		send_chunk(1, 0, v[i].r, block, v[i].payload);
 		peer_run(peer, 50 * NS_PER_MS);
 		assert_int_equal(wire_open(peer->conn[1].last, peer->conn[1].last_len, &c, &h), 0);
 		assert_int_equal(h.type, MSG_ACK);
@@ -510,6 +510,55 @@ static void test_chunks_of_files(void **state)
 	assert_int_equal(begin_xfer(1, XFER_FILES, 2), 0);
 }
 
+static int close_one(uint64_t bytes)
+{
+	uint8_t fields[16];
+	struct wcur w = wcur_init(fields, sizeof fields);
+	struct msg_file_status st = { .status = -EPROTO };
+	struct rcur in;
+
+	put_u8(&w, 0);
+	put_u16(&w, 1);
+	wire_put(&w, &wire_file_close, &(struct msg_file_close){ .complete = 1, .bytes = bytes });
+	assert_int_equal(peer_call(peer, MSG_FILES_CLOSE, fields, (uint32_t)(w.p - fields), &in), 0);
+	assert_int_equal(get_u16(&in), 1);
+	wire_get(&in, &wire_file_status, &st);
+	return st.status;
+}
+
+/* A file of 1000 bytes of which these halves are sent, in a transfer of so many chunks: what closing it answers. */
+static int send_halves(unsigned halves, uint64_t chunks, uint32_t incarnation)
+{
+	static const char *const name[] = { "half" };
+	struct msg_xfer_result r = { 0 };
+
+	assert_int_equal(open_files(1, name, 1000, NULL), 0);
+	assert_int_equal(begin_xfer(1, XFER_FILES, 2), 0);
+	for (unsigned i = 0; i < 2; i++)
+		if (halves & 1u << i)
+			send_chunk(1, i, (struct chunk_rec){ .chunk = i, .offset = i * 500, .len = 500 },
+				   block + i * 500, 500);
+	peer_run(peer, 50 * NS_PER_MS);
+	assert_int_equal(end_xfer(chunks, &r), 0);
+	assert_int_equal(peer_connect(peer, 1, PRE_DATA, 0, incarnation), PRE_OK);
+	return close_one(1000);
+}
+
+/* Complete is what is here, not what the client calls so: the old file stays. */
+static void test_complete_is_looked_at(void **state)
+{
+	(void)state;
+	tree_fill(block, sizeof block, 5);
+	tree_write(dir, "half", "old", 3);
+	peer_join(peer, 1, 4096);
+	assert_int_equal(send_halves(1, 1, 2), -EBADMSG);
+	assert_int_equal(send_halves(0, 0, 3), -EBADMSG);
+	assert_int_equal(send_halves(3, 3, 4), -EBADMSG); /* every byte, and a chunk is missing still */
+	tree_expect(dir, "half", "old", 3);
+	assert_int_equal(send_halves(3, 2, 5), 0);
+	tree_expect(dir, "half", block, 1000);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -523,6 +572,7 @@ int main(void)
 		T(test_answers_to_what_was_never_asked),
 		T(test_file_lists),
 		T(test_chunks_of_files),
+		T(test_complete_is_looked_at),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

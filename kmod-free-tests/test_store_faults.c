@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The file store against races, other transfers, full disks and missing permissions. */
+#include "base/util.h"
 #include "kmod-free-tests/store_fixture.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -32,9 +33,14 @@
 
 /* In place of the C library's: a disk that fails cannot be had everywhere. */
 static int flush_error;
+static unsigned flushes, company; /* how many there were; how many must be under way before one of them ends */
 
 int fdatasync(int fd) /* NOLINT(readability-inconsistent-declaration-parameter-name) */
 {
+	__atomic_fetch_add(&flushes, 1, __ATOMIC_SEQ_CST);
+	for (int ms = 0; __atomic_load_n(&flushes, __ATOMIC_SEQ_CST) < company; ms++)
+		if (ms == 10000 || usleep(1000))
+			abort();
 	if (!flush_error)
 		return (int)syscall(SYS_fdatasync, fd);
 	errno = flush_error;
@@ -59,6 +65,43 @@ static void test_flush_fails(void **state)
 	assert_int_equal(tree_count(dir), 1);
 	assert_int_equal(try_begin(store, "f", 3, true, &f, NULL), 0);
 	store_abandon(f, false);
+}
+
+/* Several at once: they are flushed together and once, and each tells of its own failure. */
+static void test_settled_together(void **state)
+{
+	struct store_file *f[40];
+	struct err e = { 0 };
+	char name[8];
+
+	(void)state;
+	for (int bad = 1; bad >= 0; bad--) {
+		for (size_t i = 0; i < ARRAY_LEN(f); i++) {
+			snprintf(name, sizeof name, "f%zu", i);
+			if (bad)
+				tree_write(dir, name, "old", 3);
+			assert_int_equal(try_begin(store, name, 3, false, &f[i], NULL), 0);
+			assert_int_equal(store_write(f[i], "new", 3, 0), 0);
+			assert_int_equal(store_written(f[i]), 3);
+		}
+		store_abandon(f[7], false);
+		f[7] = NULL;
+		flush_error = bad ? EIO : 0;
+		flushes = 0;
+		company = 4;
+		store_settle(f, ARRAY_LEN(f), false);
+		company = 0;
+		for (size_t i = 0; i < ARRAY_LEN(f); i++) {
+			snprintf(name, sizeof name, "f%zu", i);
+			if (f[i])
+				assert_int_equal(store_finish(f[i], false, &e), bad ? -EIO : 0);
+			if (f[i] && bad)
+				assert_non_null(strstr(e.why, name));
+			tree_expect(dir, name, bad || !f[i] ? "old" : "new", 3);
+		}
+		assert_int_equal(flushes, ARRAY_LEN(f) - 1);
+		assert_int_equal(tree_count(dir), ARRAY_LEN(f));
+	}
 }
 
 static int begin_elsewhere(void *ctx)
@@ -477,6 +520,7 @@ int main(void)
 		TEST(test_two_receivers),           TEST(test_part_taken_away),      TEST(test_part_with_second_name),
 		TEST(test_folder_swapped_for_link), TEST(test_receivers_take_turns), TEST(test_disk_full),
 		TEST(test_file_size_limit),         TEST(test_without_privilege),    TEST(test_flush_fails),
+		TEST(test_settled_together),
 	};
 
 	return cmocka_run_group_tests_name("store_faults", tests, NULL, NULL);

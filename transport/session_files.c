@@ -47,7 +47,7 @@ static void run_files_open(struct session *s)
 	drop_files(s, !s->files_busy); /* what the last try of this list opened was not given up by anybody */
 	s->files_bad -= s->files_refused;
 	s->files_refused = 0;
-	s->files_busy = false;
+	s->files_busy = s->files_whole = false;
 	s->in = s->files_in;
 	n = get_u16(&s->in);
 	session_reply(s, 0, "%s", "");
@@ -272,15 +272,37 @@ void session_files_write(struct session *s)
 		session_start_job(s, run_files_write, session_reply_send);
 }
 
-static void flush_begin(struct session *s, struct rcur in, uint32_t n)
+/* What the client calls complete is looked at: the old file would be lost. */
+static bool is_whole(const struct session *s, const struct store_file *f, const struct msg_file_close *m)
 {
+	return !m->bytes || (s->files_whole && store_written(f) >= m->bytes);
+}
+
+static void settle_whole(const struct session *s, struct rcur in, uint32_t n, bool sync)
+{
+	struct store_file *whole[WIRE_BATCH_MAX] = { 0 };
 	struct msg_file_close m;
 
 	for (uint32_t i = 0; i < n; i++) {
 		wire_get(&in, &wire_file_close, &m);
-		if (!in.bad && m.complete && s->files[i] && !s->folder[i])
-			store_flush_begin(s->files[i]);
+		if (!in.bad && m.complete && s->files[i] && is_whole(s, s->files[i], &m))
+			whole[i] = s->files[i];
 	}
+	store_settle(whole, n, sync);
+}
+
+static int close_one(const struct session *s, struct store_file *f, const struct msg_file_close *m, bool sync,
+		     struct err *e)
+{
+	char name[STORE_NAME_SHOWN];
+
+	if (is_whole(s, f, m))
+		return store_finish(f, sync, e);
+	err_set(e, -EBADMSG, "\"%s\" is not whole: %llu of %llu bytes arrived; send it again with --resume",
+		store_name_show(name, sizeof name, store_file_name(f)), (unsigned long long)store_written(f),
+		(unsigned long long)m->bytes);
+	store_abandon(f, true);
+	return -EBADMSG;
 }
 
 static void run_files_close(struct session *s)
@@ -288,8 +310,7 @@ static void run_files_close(struct session *s)
 	bool sync = get_u8(&s->in);
 	uint32_t n = get_u16(&s->in);
 
-	flush_begin(s, s->in, n);
-
+	settle_whole(s, s->in, n, sync);
 	session_reply(s, 0, "%s", "");
 	put_u16(&s->out, (uint16_t)n);
 	for (uint32_t i = 0; i < n; i++) {
@@ -303,7 +324,7 @@ static void run_files_close(struct session *s)
 		if (!f)
 			err_set(&e, rc = -ENOENT, "was not open");
 		else if (m.complete && !s->in.bad)
-			rc = store_finish(f, sync, &e);
+			rc = close_one(s, f, &m, sync, &e);
 		else
 			store_abandon(f, true);
 		/* A folder that is closed without being complete was only prepared; what was never open is counted. */

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#include "transport/store.h"
+#include "transport/store_impl.h"
 
 #include "base/util.h"
-#include "transport/store_part.h"
 #include "transport/store_path.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -19,25 +18,6 @@
 struct widened {
 	struct widened *next;
 	uint32_t mode; /* before */
-	char name[];
-};
-
-struct store {
-	int root;
-	pthread_mutex_t lock;
-	struct widened *widened; /* the latest first, so that what is inside comes before what it is in */
-};
-
-struct store_file {
-	struct store *store;
-	struct part part; /* not open for a folder */
-	uint8_t kind;
-	bool zero_known;
-	uint32_t mode;
-	uint64_t size;
-	struct timespec mtime;
-	struct digest128 zero; /* of STORE_BLOCK zeros, once known */
-	uint8_t *block;        /* store_hash's buffer, made on first use */
 	char name[];
 };
 
@@ -273,6 +253,7 @@ int store_begin(struct store *s, const struct store_spec *spec, struct store_fil
 int store_write(struct store_file *f, const void *data, uint32_t len, uint64_t offset)
 {
 	const uint8_t *p = data;
+	const uint32_t whole = len;
 
 	if (f->part.fd < 0 || len > f->size || offset > f->size - len)
 		return -EINVAL;
@@ -292,7 +273,13 @@ int store_write(struct store_file *f, const void *data, uint32_t len, uint64_t o
 			len -= (uint32_t)n;
 		}
 	}
+	__atomic_fetch_add(&f->part.written, whole, __ATOMIC_RELAXED);
 	return 0;
+}
+
+uint64_t store_written(const struct store_file *f)
+{
+	return __atomic_load_n(&f->part.written, __ATOMIC_RELAXED);
 }
 
 /* NAME itself while it is compared in place. */
@@ -361,89 +348,14 @@ int store_hash(struct store_file *f, uint64_t first, uint32_t n, struct digest12
 	return rc < 0 ? store_fail(e, rc, "read the part file of", f->name) : 0;
 }
 
-static bool replaces(const struct store_file *f)
-{
-	struct stat st;
-
-	return !fstatat(f->part.parent, f->part.base, &st, AT_SYMLINK_NOFOLLOW) || errno != ENOENT;
-}
-
-/* What the kernel could not write it now takes for written: a resume would find it equal and the flush would succeed. */
-static int flush_failed(const struct store_file *f, int rc, const char *what, struct err *e)
-{
-	part_remove(&f->part);
-	return store_fail(e, rc, what, f->name);
-}
-
 int store_prepare(struct store_file *f, struct err *e)
 {
 	return f->kind == STORE_FILE ? part_make(&f->part, e) : 0;
 }
 
-/* NAME, found equal, stays as it is. */
-static int finish_old(struct store_file *f, bool sync, struct err *e)
-{
-	struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, f->mtime };
-	const struct stat *was = &f->part.was;
-	int rc = 0;
-
-	if ((was->st_mode & 07777) != f->mode && fchmod(f->part.old, f->mode))
-		return store_fail(e, -errno, "set the mode of", f->name);
-	if ((was->st_mtim.tv_sec != f->mtime.tv_sec || was->st_mtim.tv_nsec != f->mtime.tv_nsec) &&
-	    futimens(f->part.old, times))
-		return store_fail(e, -errno, "set the time of", f->name);
-	/* It may have come without a flush. */
-	if (sync && fsync(f->part.old))
-		return store_fail(e, -errno, "flush to disk", f->name);
-	rc = sync ? store_sync_parents(f->store->root, f->name) : 0;
-	return rc < 0 ? store_fail(e, rc, "flush the folder of", f->name) : 0;
-}
-
-static int finish_part(struct store_file *f, bool sync, struct err *e)
-{
-	struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, f->mtime };
-	int twin, rc = part_is_ours(&f->part);
-
-	if (rc <= 0)
-		return store_fail(e, rc < 0 ? rc : -ESTALE, "find the part file of", f->name);
-	if (fchmod(f->part.fd, f->mode) || futimens(f->part.fd, times))
-		return store_fail(e, -errno, "set mode and time of", f->name);
-	/* An older NAME may not give way to one whose data a power loss would take. */
-	if (sync ? fsync(f->part.fd) : replaces(f) && fdatasync(f->part.fd))
-		return flush_failed(f, -errno, "flush to disk", e);
-	/* Some network file systems tell of a failed write only at close; the lock outlives a twin's. */
-	twin = dup(f->part.fd);
-	if (twin < 0)
-		return store_fail(e, -errno, "complete the writing of", f->name);
-	if (close(twin))
-		return flush_failed(f, -errno, "complete the writing of", e);
-	if (renameat(f->part.parent, f->part.file, f->part.parent, f->part.base))
-		return store_fail(e, -errno, "put in place", f->name);
-	rc = sync ? store_sync_parents(f->store->root, f->name) : 0;
-	return rc < 0 ? store_fail(e, rc, "flush the folder of", f->name) : 0;
-}
-
-static int finish_file(struct store_file *f, bool sync, struct err *e)
-{
-	int rc = part_old_stays(&f->part);
-
-	if (rc < 0)
-		return store_fail(e, rc, "compare", f->name);
-	if (rc > 0)
-		return finish_old(f, sync, e);
-	rc = part_make(&f->part, e);
-	return rc < 0 ? rc : finish_part(f, sync, e);
-}
-
-void store_flush_begin(const struct store_file *f)
-{
-	if (f->part.fd >= 0 && replaces(f))
-		sync_file_range(f->part.fd, 0, 0, SYNC_FILE_RANGE_WRITE);
-}
-
 int store_finish(struct store_file *f, bool sync, struct err *e)
 {
-	int rc = f->kind == STORE_DIR ? finish_folder(f, sync, e) : finish_file(f, sync, e);
+	int rc = f->kind == STORE_DIR ? finish_folder(f, sync, e) : store_finish_file(f, sync, e);
 
 	file_free(f);
 	return rc;

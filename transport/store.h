@@ -88,6 +88,9 @@ int store_prepare(struct store_file *f, struct err *e);
  * allocation. */
 int store_write(struct store_file *f, const void *data, uint32_t len, uint64_t offset);
 
+/* Bytes that store_write has written through this handle, what came twice counted twice. */
+uint64_t store_written(const struct store_file *f);
+
 /* XXH3-128 of blocks first … first+n-1 (STORE_BLOCK each, the last may be shorter) as they are in the part. */
 int store_hash(struct store_file *f, uint64_t first, uint32_t n, struct digest128 *out, struct err *e);
 
@@ -99,14 +102,15 @@ int store_hash(struct store_file *f, uint64_t first, uint32_t n, struct digest12
  * file. Errors name the file. Owner and access time are not kept. */
 int store_finish(struct store_file *f, bool sync, struct err *e);
 
-/* Begins to write back what store_finish will flush: of several files that are finished together all are called first,
- * so that the file system commits them in one go. Only a hint. */
-void store_flush_begin(const struct store_file *f);
+/* Of several files that will be finished together: gives them their modes and times and flushes what store_finish with
+ * this `sync` would flush, many at once, so that the file system commits them together. Each may be NULL. What fails is told by
+ * that file's store_finish, which must be the next call about it, or store_abandon. */
+void store_settle(struct store_file *const *files, uint32_t n, bool sync);
 
 /* Gives up: the part file stays for a later resume if keep and it holds anything: written, by this handle or an earlier one
  * that it resumed, or copied (not cloned) from NAME; else it is removed. A folder stays, and with keep it
  * stays writable until it is begun again and finished, or the store is closed: then, and without keep, a folder that
- * was there before gets its mode back. */
+ * was there before gets its mode back. A process that is killed gives none back: the next transfer of that folder does. */
 void store_abandon(struct store_file *f, bool keep);
 
 const char *store_file_name(const struct store_file *f);

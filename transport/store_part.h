@@ -23,6 +23,7 @@ struct part {
 	const char *name; /* the whole name below the store, the caller's memory */
 	const char *base; /* its last component */
 	bool worth;       /* holds bytes that are worth a resume; set by any writing thread */
+	uint64_t written; /* bytes, by any writing thread */
 	char file[NAME_MAX + 1];
 };
 

@@ -182,7 +182,7 @@ DEF(wire_file_status, F(W_U32, T, status), F(W_U64, T, have), F(W_STR, T, text))
 DEF(wire_file_hash, F(W_U32, T, file), F(W_U64, T, first), F(W_U32, T, n));
 #undef T
 #define T struct msg_file_close
-DEF(wire_file_close, F(W_U8, T, complete));
+DEF(wire_file_close, F(W_U8, T, complete), F(W_U64, T, bytes));
 #undef T
 #define T struct msg_stream_down
 DEF(wire_stream_down, F(W_U32, T, stream), F(W_U32, T, incarnation));

@@ -233,6 +233,7 @@ struct msg_file_hash {
 
 struct msg_file_close {   /* FILES_CLOSE: sync u8, n u16, then n of these */
 	uint8_t complete; /* 0: give up, keep the part */
+	uint64_t bytes;   /* that were sent of it since it was opened */
 };
 
 struct msg_stream_down {

@@ -159,11 +159,18 @@ static void structured(struct peer *p, struct rcur *in)
 			&(struct msg_file_hash){ .file = x & 7, .first = x >> 6, .n = get_u8(in) }, 0, wait);
 		break;
 	case 11: {
-		uint8_t fields[16] = {
-			x & 1, x >> 1 & 7, 0, get_u8(in), get_u8(in), get_u8(in), get_u8(in), get_u8(in)
-		};
+		uint8_t fields[128];
+		struct wcur w = wcur_init(fields, sizeof fields);
 
-		peer_call(p, MSG_FILES_CLOSE, fields, 3 + (x >> 1 & 7), NULL);
+		put_u8(&w, x & 1);
+		put_u16(&w, x >> 1 & 7);
+		for (unsigned i = 0; i < (x >> 1 & 7); i++) {
+			uint8_t how = get_u8(in);
+
+			wire_put(&w, &wire_file_close,
+				 &(struct msg_file_close){ .complete = how & 1, .bytes = how >> 1 });
+		}
+		peer_call(p, MSG_FILES_CLOSE, fields, (uint32_t)(w.p - fields), NULL);
 		break;
 	}
 	case 12:
