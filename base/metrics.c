@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "base/metrics.h"
 #include <inttypes.h>
-#include <string.h>
 
 static uint64_t field(const struct metric *m, const void *values)
 {
@@ -12,18 +11,6 @@ void metrics_sum(const struct metric *rows, size_t n, void *into, const void *fr
 {
 	for (size_t i = 0; i < n; i++)
 		metric_add((uint64_t *)(void *)((char *)into + rows[i].offset), field(&rows[i], from));
-}
-
-void metrics_text(const struct metric *rows, size_t n, const void *values, FILE *out)
-{
-	int width = 0;
-
-	for (size_t i = 0; i < n; i++)
-		if ((int)strlen(rows[i].name) > width)
-			width = (int)strlen(rows[i].name);
-	for (size_t i = 0; i < n; i++)
-		fprintf(out, "%-*s  %20" PRIu64 "  %s\n", width, rows[i].name, field(&rows[i], values),
-			rows[i].unit ? rows[i].unit : "");
 }
 
 json_t *metrics_json(const struct metric *rows, size_t n, const void *values)

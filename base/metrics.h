@@ -32,8 +32,7 @@ static inline void metric_add(uint64_t *field, uint64_t v)
 /* Adds every row's field of `from` to `into` (COUNTER and GAUGE alike). */
 void metrics_sum(const struct metric *rows, size_t n, void *into, const void *from);
 
-/* Text (aligned), JSON object {name: value}, Prometheus exposition (with # HELP, # TYPE). */
-void metrics_text(const struct metric *rows, size_t n, const void *values, FILE *out);
+/* JSON object {name: value}, Prometheus exposition (with # HELP, # TYPE). */
 json_t *metrics_json(const struct metric *rows, size_t n, const void *values);
 void metrics_prometheus(const struct metric *rows, size_t n, const void *values, FILE *out);
 

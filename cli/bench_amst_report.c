@@ -4,6 +4,7 @@
 #include "base/util.h"
 #include "cli/bench_amst.h"
 #include "cli/cmd.h"
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -16,12 +17,22 @@ struct stats_interval bench_amst_throughput(const struct bench_amst *b)
 	return stats_bootstrap(b->result.samples.v, b->result.samples.n, 1);
 }
 
-/* Reserved huge pages are not counted in a process' resident memory. */
+/* Reserved huge pages are not counted in a process' resident memory. NAN: it is not known. */
 static double over_regions(uint64_t rss, enum huge_kind pages, uint64_t region)
 {
+	if (!rss)
+		return NAN;
 	if (pages == HUGE_TLB)
 		region = 0;
 	return rss > region ? (double)(rss - region) / MIB : 0;
+}
+
+static void print_mb(const char *where, double mb)
+{
+	if (isnan(mb))
+		printf("%s not known", where);
+	else
+		printf("%s %.1f MB", where, mb);
 }
 
 static double mean(const struct bench_result *r)
@@ -91,9 +102,10 @@ static void print_costs(const struct bench_amst *b)
 	printf("  %-16s here %.3f s", "CPU time", r->cpu_s);
 	if (r->peer_told)
 		printf(", there %.3f s", r->peer_cpu_s);
-	printf("\n  %-16s here %.1f MB", "resident memory", over_regions(r->rss, r->pages, r->region_bytes));
+	printf("\n  %-16s", "resident memory");
+	print_mb(" here", over_regions(r->rss, r->pages, r->region_bytes));
 	if (r->peer_told)
-		printf(", there %.1f MB", over_regions(r->peer_rss, r->peer_pages, r->peer_regions));
+		print_mb(", there", over_regions(r->peer_rss, r->peer_pages, r->peer_regions));
 	puts(" over the regions");
 	if (known(b, true))
 		printf("  %-16s %llu segments", "retransmits", (unsigned long long)r->retransmits);
@@ -183,9 +195,14 @@ static json_t *copies_json(const struct bench_amst *b)
 			 count_json(rx, rev ? r->be.rx_copied_bytes : r->peer_rx_copied));
 }
 
+static json_t *real_or_null(bool is_known, double v)
+{
+	return is_known && !isnan(v) ? json_real(v) : json_null();
+}
+
 static json_t *two_sides(const struct bench_amst *b, double here, double there)
 {
-	json_t *ours = json_real(here), *theirs = b->result.peer_told ? json_real(there) : json_null();
+	json_t *ours = real_or_null(true, here), *theirs = real_or_null(b->result.peer_told, there);
 	bool rev = b->opts->reverse;
 
 	return json_pack("{s:o, s:o}", "sender", rev ? theirs : ours, "receiver", rev ? ours : theirs);
@@ -229,7 +246,8 @@ static json_t *measured_json(const struct bench_amst *b)
 		latency_json(&r->latency), "verified", r->verified, "verified_bytes",
 		(json_int_t)(r->verified ? r->verified_bytes : 0), "copies", copies_json(b), "cpu_seconds",
 		two_sides(b, r->cpu_s, r->peer_cpu_s), "rss_mbytes",
-		two_sides(b, (double)r->rss / MIB, (double)r->peer_rss / MIB), "rss_over_regions_mbytes",
+		two_sides(b, over_regions(r->rss, r->pages, 0), over_regions(r->peer_rss, r->peer_pages, 0)),
+		"rss_over_regions_mbytes",
 		two_sides(b, over_regions(r->rss, r->pages, r->region_bytes),
 			  over_regions(r->peer_rss, r->peer_pages, r->peer_regions)),
 		"retransmits", count_json(known(b, true), r->retransmits), "chunks", (json_int_t)r->chunks,

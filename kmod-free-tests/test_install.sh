@@ -57,6 +57,18 @@ compile() {
 check pkg_config_version test "$(PKG_CONFIG_PATH=$pc pkg-config --modversion dwcp)" = "$version"
 check compile_against_it compile
 check run_what_was_compiled "$tmp/user"
+# Each header says what it needs, and nothing of the library's own is among them.
+headers() {
+	local flags h
+	flags=$(PKG_CONFIG_PATH=$pc PKG_CONFIG_SYSROOT_DIR=$root pkg-config --cflags dwcp) || return
+	cd "$root/opt/dwcp/include/dwcp" || return
+	for h in */*.h; do
+		# shellcheck disable=SC2086
+		echo "#include \"$h\"" | gcc -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -fsyntax-only -x c - $flags || return
+	done
+	! ls transport/*_impl.h transport/session.h 2>/dev/null
+}
+check installed_headers headers
 
 man_clean() {
 	local warnings

@@ -7,7 +7,9 @@ INCDIR  ?= $(PREFIX)/include
 MANDIR  ?= $(PREFIX)/share/man
 BASHDIR ?= $(PREFIX)/share/bash-completion/completions
 ZSHDIR  ?= $(PREFIX)/share/zsh/site-functions
-public  := $(wildcard base/*.h transport/*.h)
+# What a program needs to be a client, a server or a backend of its own; the other headers are the library's own.
+public  := $(wildcard base/*.h) $(patsubst %,transport/%.h,amst backend client mem mode multi server service source \
+	store tune tune_meter uring verbs wire)
 
 $(B)/dwcp.1: cli/dwcp.1.in $(DWCP)
 	@$(DWCP) --dump-options-man >$@.options

@@ -155,11 +155,6 @@ unsigned client_streams_up(const struct client *c)
 	return c->up;
 }
 
-unsigned client_streams_wanted(const struct client *c)
-{
-	return c->wanted;
-}
-
 void client_set_streams(struct client *c, unsigned n)
 {
 	c->wanted = (unsigned)max_u64(min_u64(n, c->cfg.streams), 1);

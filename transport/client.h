@@ -66,7 +66,6 @@ unsigned client_streams_up(const struct client *c);
 /* How many streams there are to be from now on, 1 … cfg.streams. Those that are too many take no chunk any more and
  * end when their last one is acknowledged; those that are wanted connect. Nothing is lost or sent twice. */
 void client_set_streams(struct client *c, unsigned n);
-unsigned client_streams_wanted(const struct client *c);
 /* Every stream ends in order and comes up anew, as if its path were new. */
 void client_renew_streams(struct client *c);
 /* How streams send from now on; see amst_steer. */
