@@ -225,7 +225,7 @@ static int sender(void *arg)
 			return 2;
 		if ((i + 1) % l->burst == 0 && l->pause_ns)
 			nanosleep(&pause, NULL);
-		for (unsigned k = 0; l->ahead && i - next_to_come() >= l->ahead && k < 10000; k++)
+		for (unsigned k = 0; l->ahead && i + 1 - next_to_come() > l->ahead && k < 10000; k++)
 			usleep(100); /* all of them may be lost: not forever */
 	}
 	return 0;
