@@ -3,7 +3,7 @@
  * The data plane's promises, one at a time, over a backend that does what the test says: it accepts or not, and
  * reports what the test puts into its queue.
  */
-#include "transport/amst.h"
+#include "transport/amst_impl.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -158,7 +158,7 @@ static struct amst_tx tx;
 static struct amst_extent extent;
 static uint8_t memory[1 << 20];
 static struct amst_event last_down;
-static unsigned downs, tx_done, tx_ended;
+static unsigned downs, n_done, tx_ended;
 
 static void run(void)
 {
@@ -172,7 +172,7 @@ static void run(void)
 				last_down = ev;
 				downs++;
 			}
-			tx_done += ev.type == AMST_TX_DONE;
+			n_done += ev.type == AMST_TX_DONE;
 			tx_ended += ev.type == AMST_TX_ENDED;
 		}
 	}
@@ -194,7 +194,7 @@ static int setup(void **state)
 	sc.be.ops = &script_ops;
 	sc.room_puts = sc.room_messages = 1 << 20;
 	now_ns = NS_PER_S;
-	downs = tx_done = tx_ended = 0;
+	downs = n_done = tx_ended = 0;
 	assert_int_equal(amst_open(&a, &cfg, &e), 0);
 	for (uint32_t i = 0; i < STREAMS; i++)
 		assert_int_equal(amst_connect(a, i, 1, &to, memory), 0);
@@ -308,7 +308,7 @@ static void test_every_chunk_once(void **state)
 	start(1000, 300);
 	while (at != sc.n_sent)
 		at = answer(at, all_good);
-	assert_int_equal(tx_done, 1);
+	assert_int_equal(n_done, 1);
 	assert_int_equal(tx.status, 0);
 	assert_int_equal(tx.acked, 300);
 	assert_int_equal(sent_puts(), 300);
@@ -336,14 +336,14 @@ static void test_fenced_before_sent_again(void **state)
 	}
 	assert_int_equal(sent_puts(), 12);
 	assert_true(tx.acked < 12);
-	assert_int_equal(tx_done, 0);
+	assert_int_equal(n_done, 0);
 	assert_int_equal(amst_reclaim(a, 0), 0);
 	run();
 	assert_true(sent_puts() > 12);
 	while (at != sc.n_sent)
 		at = answer(at, all_good);
 	assert_int_equal(tx.acked, 12);
-	assert_int_equal(tx_done, 1);
+	assert_int_equal(n_done, 1);
 }
 
 /* Back-pressure of messages alone: puts do not run ahead of what a receiver remembers. */
@@ -392,7 +392,7 @@ static void test_status_ends_it(void **state)
 	start(1000, 400);
 	ack(2, (struct msg_ack){ .seq = 0, .status = -ENOSPC, .object = 9 });
 	ack(3, (struct msg_ack){ .seq = 0, .status = -EIO, .object = 1 });
-	assert_int_equal(tx_done, 1);
+	assert_int_equal(n_done, 1);
 	assert_int_equal(tx.status, -ENOSPC);
 	assert_int_equal(tx.status_object, 9);
 	/* Streams that still have chunks under way are closed, so that the caller's memory is free again. */
@@ -411,9 +411,9 @@ static void test_chunk_that_is_bad_each_time(void **state)
 
 	(void)state;
 	start(100, 10000);
-	while (!tx_done && rounds++ < 5000)
+	while (!n_done && rounds++ < 5000)
 		at = answer(at, all_but_seven);
-	assert_int_equal(tx_done, 1);
+	assert_int_equal(n_done, 1);
 	assert_int_equal(tx.status, -EBADMSG);
 	/* Not for an eighth of everything. */
 	assert_true(puts_at(7 * 100) < 10000 / 16);
@@ -433,7 +433,7 @@ static void test_stop(void **state)
 	run();
 	while (at != sc.n_sent)
 		at = answer(at, all_good);
-	assert_int_equal(tx_done, 1);
+	assert_int_equal(n_done, 1);
 	assert_int_equal(tx.status, 0);
 	assert_int_equal(tx.acked, tx.total);
 	assert_true(sent_puts() < before + 2 * STREAMS);
@@ -471,6 +471,54 @@ static void test_pace(void **state)
 	assert_false(amst_paced(a));
 }
 
+/* Of what was under way when a held transfer is stopped a chunk comes back: it is sent again all the same. */
+static void test_stop_held_with_a_bad_chunk(void **state)
+{
+	unsigned at = 0;
+
+	(void)state;
+	start(1000, 1000);
+	amst_pace(a, AMST_HELD);
+	run();
+	amst_tx_stop(a, &tx);
+	run();
+	at = answer(at, all_but_seven);
+	assert_int_equal(n_done, 0);
+	for (unsigned rounds = 0; at != sc.n_sent && rounds < 100; rounds++)
+		at = answer(at, all_good);
+	assert_int_equal(n_done, 1);
+	assert_int_equal(tx.acked, tx.total);
+}
+
+/* Workers that wait for the same moment do not leave together; what was paid too much or too little is put right. */
+static void test_pace_is_taken_in_turns(void **state)
+{
+	struct worker other = *a->w;
+	uint64_t at;
+
+	(void)state;
+	start(1000, 1000);
+	amst_pace(a, 100 * 1000);
+	now_ns += NS_PER_S;
+	a->w->last_wire = other.last_wire = 0;
+	assert_true(pace_take(a->w, &tx));
+	at = a->pace_at;
+	assert_false(pace_take(&other, &tx));
+	assert_int_equal(other.at, at);
+	pace_pay(a->w, 500);
+	assert_int_equal(a->pace_at, at - 5 * NS_PER_MS);
+	now_ns = a->pace_at;
+	assert_true(pace_take(&other, &tx));
+	assert_false(pace_take(a->w, &tx));
+	pace_pay(&other, 2000);
+	assert_int_equal(a->pace_at, now_ns + 20 * NS_PER_MS);
+	now_ns = a->pace_at;
+	assert_true(pace_take(a->w, &tx)); /* as its last one: 500 bytes */
+	assert_int_equal(a->pace_at, now_ns + 5 * NS_PER_MS);
+	pace_pay(a->w, 0);
+	assert_int_equal(a->pace_at, now_ns);
+}
+
 /* Stopped while it is held: what is under way is finished, and that is all. */
 static void test_stop_held(void **state)
 {
@@ -485,7 +533,7 @@ static void test_stop_held(void **state)
 	run();
 	while (at != sc.n_sent)
 		at = answer(at, all_good);
-	assert_int_equal(tx_done, 1);
+	assert_int_equal(n_done, 1);
 	assert_true(sent_puts() <= before + STREAMS);
 	assert_int_equal(tx.acked, tx.total);
 }
@@ -674,6 +722,8 @@ int main(void)
 		T(test_stop),
 		T(test_pace),
 		T(test_stop_held),
+		T(test_stop_held_with_a_bad_chunk),
+		T(test_pace_is_taken_in_turns),
 		T(test_stream_that_takes_nothing_any_more),
 		T(test_messages_that_are_none),
 		T(test_commands_are_bounded),

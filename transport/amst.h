@@ -198,6 +198,8 @@ void amst_window(struct amst *a, uint64_t bytes);
 void amst_pace(struct amst *a, uint64_t bytes_per_s);
 /* Is it the pace that lets nothing out just now? */
 bool amst_paced(const struct amst *a);
+/* …and is that why nothing of this transfer moves: it is held, or nothing of it waits to be acknowledged? */
+bool amst_waits(const struct amst *a, const struct amst_tx *tx);
 /* The peer's end of a DOWN stream is known to be down too: chunks that were under way on it may be
  * sent again by others. Until then they wait, so that an old copy can never be placed after a new one. */
 int amst_reclaim(struct amst *a, uint32_t stream);

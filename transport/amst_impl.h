@@ -131,11 +131,12 @@ struct worker {
 
 	struct amst_tx *tx;
 	bool tx_ending;
-	bool paced;    /* the pace held a chunk back in this pump… */
-	uint64_t at;   /* …until then; 0: until somebody says so */
-	bool pump;     /* something happened that may let chunks out: look once, at the end of the turn */
-	uint32_t rr;   /* round_robin: whose turn */
-	uint32_t next; /* where the next look at all streams begins */
+	bool paced;                 /* the pace held a chunk back in this pump… */
+	uint64_t at;                /* …until then; 0: until somebody says so */
+	uint32_t ticket, last_wire; /* paid for the chunk that is being made; how long the last one was */
+	bool pump;                  /* something happened that may let chunks out: look once, at the end of the turn */
+	uint32_t rr;                /* round_robin: whose turn */
+	uint32_t next;              /* where the next look at all streams begins */
 	/* Bytes posted and not acknowledged, and how many that may be: TX_WINDOW and four times what the path
 	 * holds (rate x round trip). On a short path more only makes the caches cold; on a long one TCP decides. */
 	uint64_t inflight, window;
@@ -217,9 +218,10 @@ void tx_reclaim(struct worker *w, struct wstream *s);
 void tx_end(struct worker *w);
 bool tx_try_end(struct worker *w);
 
-/* amst_pace.c. May a chunk leave now? One that does pays for itself afterwards, because only then its length is known. */
-bool pace_may(struct worker *w);
-void pace_pay(struct worker *w, uint64_t bytes);
+/* amst_pace.c. May a chunk leave now? It pays at once what the worker's last one was worth, so that no other worker leaves
+ * beside it, and pace_pay, which must follow, puts that right when its length is known (0: there was none). */
+bool pace_take(struct worker *w, const struct amst_tx *tx);
+void pace_pay(struct worker *w, uint32_t bytes);
 
 /* amst_rx.c */
 void rx_placed(struct worker *w, struct wstream *s, const struct be_event *ev);

@@ -17,29 +17,64 @@ bool amst_paced(const struct amst *a)
 	return pace == AMST_HELD || (pace && __atomic_load_n(&a->pace_at, __ATOMIC_RELAXED) > clock_now(&a->cfg.clock));
 }
 
-bool pace_may(struct worker *w)
+bool amst_waits(const struct amst *a, const struct amst_tx *tx)
 {
-	uint64_t pace = __atomic_load_n(&w->a->pace, __ATOMIC_ACQUIRE), at;
+	uint64_t cursor = __atomic_load_n(&tx->cursor, __ATOMIC_RELAXED);
 
-	if (!pace)
+	if (__atomic_load_n(&a->pace, __ATOMIC_RELAXED) == AMST_HELD)
 		return true;
-	at = pace == AMST_HELD ? 0 : __atomic_load_n(&w->a->pace_at, __ATOMIC_RELAXED);
-	if (pace != AMST_HELD && at <= clock_now(&w->a->cfg.clock))
-		return true;
-	w->paced = true;
-	w->at = at;
-	return false;
+	return amst_paced(a) && __atomic_load_n(&tx->acked, __ATOMIC_RELAXED) >= cursor;
 }
 
-void pace_pay(struct worker *w, uint64_t bytes)
+static uint64_t pace_time(double bytes, uint64_t pace)
 {
-	uint64_t pace = __atomic_load_n(&w->a->pace, __ATOMIC_RELAXED), now, at, next;
+	return (uint64_t)(bytes * 1e9 / (double)pace);
+}
 
-	if (!pace || pace == AMST_HELD)
-		return;
+bool pace_take(struct worker *w, const struct amst_tx *tx)
+{
+	uint64_t pace = __atomic_load_n(&w->a->pace, __ATOMIC_ACQUIRE), now, at;
+	uint32_t ticket = w->last_wire ? w->last_wire : tx->chunk;
+
+	w->ticket = 0;
+	if (!pace)
+		return true;
+	if (pace == AMST_HELD) {
+		/* What is given back of a transfer that is to stop is under way still. */
+		if (__atomic_load_n(&tx->cursor, __ATOMIC_RELAXED) == TX_STOPPED)
+			return true;
+		w->paced = true;
+		w->at = 0;
+		return false;
+	}
 	now = clock_now(&w->a->cfg.clock);
 	at = __atomic_load_n(&w->a->pace_at, __ATOMIC_RELAXED);
-	do
-		next = max_u64(at, now - min_u64(now, PACE_SLACK)) + (uint64_t)((double)bytes * 1e9 / (double)pace);
-	while (!__atomic_compare_exchange_n(&w->a->pace_at, &at, next, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+	do {
+		if (at > now) {
+			w->paced = true;
+			w->at = at;
+			return false;
+		}
+	} while (!__atomic_compare_exchange_n(&w->a->pace_at, &at,
+					      max_u64(at, now - min_u64(now, PACE_SLACK)) + pace_time(ticket, pace),
+					      true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+	w->ticket = ticket;
+	return true;
+}
+
+void pace_pay(struct worker *w, uint32_t bytes)
+{
+	uint64_t pace = __atomic_load_n(&w->a->pace, __ATOMIC_RELAXED), at, next;
+
+	if (bytes)
+		w->last_wire = bytes;
+	if (!w->ticket || !pace || pace == AMST_HELD)
+		return;
+	at = __atomic_load_n(&w->a->pace_at, __ATOMIC_RELAXED);
+	do {
+		uint64_t less = bytes < w->ticket ? pace_time(w->ticket - bytes, pace) : 0;
+
+		next = at - min_u64(at, less) + (bytes > w->ticket ? pace_time(bytes - w->ticket, pace) : 0);
+	} while (!__atomic_compare_exchange_n(&w->a->pace_at, &at, next, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+	w->ticket = 0;
 }

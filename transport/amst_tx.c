@@ -97,8 +97,12 @@ static bool tx_fill(struct worker *w, struct wstream *s, struct amst_tx *tx)
 	int32_t b = -1;
 	ssize_t n;
 
-	if (!w->a->sched->may(w, s) || (tx->stage && !w->n_free) || !pace_may(w) || !tx_take(tx, &chunk))
+	if (!w->a->sched->may(w, s) || (tx->stage && !w->n_free) || !pace_take(w, tx))
 		return false;
+	if (!tx_take(tx, &chunk)) {
+		pace_pay(w, 0);
+		return false;
+	}
 	tx_locate(tx, chunk, &rec->r, &from);
 	s->held_len = rec->r.len;
 	rec->put = !tx->stage;
@@ -109,6 +113,7 @@ static bool tx_fill(struct worker *w, struct wstream *s, struct amst_tx *tx)
 		n = tx->stage->ops->encode(tx->stage->ctx, w->index, &c, buf_at(w, b), w->buf_bytes);
 		if (n < 0) {
 			buf_free(w, b);
+			pace_pay(w, 0);
 			tx_fail(w, tx, (int)n, rec->r.object);
 			return false;
 		}

@@ -45,14 +45,14 @@ static struct watch watch_begin(struct client *c, const struct client_tick *tick
 	return (struct watch){ .tick = tick, .next = now + TICK_NS, .moved_at = now };
 }
 
-/* After a turn: what has moved by now. 1: the caller wants to stop. */
-static int watch_look(struct client *c, struct watch *w, uint64_t bytes, struct err *e)
+/* After a turn: what has moved by now, unless nothing was to. 1: the caller wants to stop. */
+static int watch_look(struct client *c, struct watch *w, uint64_t bytes, bool waits, struct err *e)
 {
 	uint64_t now = conn_now(c);
 
 	if (bytes != w->last_bytes)
 		c->losses = 0;
-	if (bytes != w->last_bytes || c->lost_at || amst_paced(c->amst)) {
+	if (bytes != w->last_bytes || c->lost_at || waits) {
 		w->last_bytes = bytes;
 		w->moved_at = now;
 	}
@@ -80,7 +80,7 @@ static int run_tx(struct client *c, struct amst_tx *tx, const struct client_tick
 			uint64_t bytes = __atomic_load_n(&tx->acked_bytes, __ATOMIC_RELAXED);
 
 			pilot_turn(c, bytes);
-			rc = watch_look(c, &w, bytes, e);
+			rc = watch_look(c, &w, bytes, amst_waits(c->amst, tx), e);
 		}
 		if (rc > 0)
 			amst_tx_stop(c->amst, tx);
@@ -249,7 +249,7 @@ int client_pull(struct client *c, uint32_t from, uint32_t to, struct be_token to
 		rc = client_turn(c, PULL_LOOK_NS, e);
 		amst_counters(c->amst, &now, &b);
 		if (rc >= 0)
-			rc = watch_look(c, &w, now.bytes_placed - base.bytes_placed, e);
+			rc = watch_look(c, &w, now.bytes_placed - base.bytes_placed, false, e);
 		stop |= rc > 0;
 		if (rc > 0)
 			rc = client_call(c, MSG_PULL_STOP, NULL, 0, &in, e);
