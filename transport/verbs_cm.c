@@ -191,10 +191,13 @@ static void on_rejected(struct v_stream *s, const struct cm_event *ev)
 {
 	struct vgreet g;
 
-	if (s->state == V_ACCEPTING) /* whoever asked has gone meanwhile */
-		vs_die(s, -ECONNRESET);
-	if (s->state != V_CONNECTING)
+	if (s->state != V_ACCEPTING && s->state != V_CONNECTING)
 		return;
+	s->disconnected = true;
+	if (s->state == V_ACCEPTING) { /* whoever asked has gone meanwhile */
+		vs_die(s, -ECONNRESET);
+		return;
+	}
 	if (ev->status == REJECTED_CONSUMER && ev->len >= V_REPLY &&
 	    vgreet_parse(ev->data + BE_PREAMBLE, VGREET, &g) == 0) {
 		memcpy(s->pre, ev->data, BE_PREAMBLE);
@@ -262,9 +265,11 @@ static void stream_event(struct v_stream *s, const struct cm_event *ev)
 		vs_die(s, failure(ev, -EHOSTUNREACH));
 		break;
 	case RDMA_CM_EVENT_UNREACHABLE:
+		s->disconnected = true;
 		vs_die(s, failure(ev, -ETIMEDOUT));
 		break;
 	case RDMA_CM_EVENT_CONNECT_ERROR:
+		s->disconnected = true;
 		vs_die(s, failure(ev, -ECONNABORTED));
 		break;
 	case RDMA_CM_EVENT_DISCONNECTED:
@@ -367,13 +372,15 @@ static bool next_event(struct verbs *u, struct cm_event *out)
 }
 
 /* Nobody waits for a disconnect's answer any more, or there is nothing to be disconnected. */
-static bool is_last(enum rdma_cm_event_type type)
+static bool is_last(enum rdma_cm_event_type type, const struct v_zombie *z)
 {
 	switch (type) {
 	case RDMA_CM_EVENT_DISCONNECTED:
 	case RDMA_CM_EVENT_TIMEWAIT_EXIT:
 	case RDMA_CM_EVENT_DEVICE_REMOVAL:
-	case RDMA_CM_EVENT_CONNECT_RESPONSE: /* it was given up while it connected: the peer is told by the end of it */
+	case RDMA_CM_EVENT_CONNECT_RESPONSE:
+		/* It was given up while it connected: the peer is told by the end of it, when its port is up. */
+		return !z->mute;
 	case RDMA_CM_EVENT_CONNECT_ERROR:
 	case RDMA_CM_EVENT_UNREACHABLE:
 	case RDMA_CM_EVENT_REJECTED:
@@ -391,7 +398,7 @@ void cm_events(struct verbs *u)
 		if (ev.type == RDMA_CM_EVENT_CONNECT_REQUEST) {
 			request_new(u, &ev);
 		} else if (is_zombie(ev.id)) {
-			if (is_last(ev.type))
+			if (is_last(ev.type, zombie_of(ev.id)))
 				zombie_end(u, zombie_of(ev.id));
 		} else if (ev.id->context) {
 			stream_event(ev.id->context, &ev);

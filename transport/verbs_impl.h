@@ -158,7 +158,7 @@ struct v_stream {
 	/* life */
 	bool connected_pending, connected_data, clean;
 	bool disconnecting;   /* rdma_disconnect was called… */
-	bool disconnected;    /* …or the peer's was heard of */
+	bool disconnected;    /* …or the peer's was heard of, or there is no connection that could be */
 	bool mute;            /* …or will be, when the port is up again */
 	bool flushed;         /* the queue pair is gone, and every completion of it was seen */
 	atomic_int async_err; /* set by whoever reads the device's events */
