@@ -64,10 +64,12 @@ static uint32_t load32(const uint8_t *p)
 	return v;
 }
 
+#define PROBE_STEP 2 /* what repeats is seldom at odd distances, and each look costs as much as a byte of LZ4's */
+
 /* How much of the sample repeats something before it: bytes, out of s->n. */
 static uint32_t probe_matches(struct sample *s)
 {
-	uint32_t matched = 0, i = 1;
+	uint32_t matched = 0, i = PROBE_STEP;
 
 	memset(s->last, 0, sizeof s->last);
 	while (i + 8 <= s->n) {
@@ -75,7 +77,7 @@ static uint32_t probe_matches(struct sample *s)
 
 		s->last[h] = (uint16_t)i;
 		if (load32(s->bytes + at) != v || at >= i) {
-			i++;
+			i += PROBE_STEP;
 			continue;
 		}
 		uint32_t len = 4;
@@ -88,9 +90,27 @@ static uint32_t probe_matches(struct sample *s)
 	return matched;
 }
 
-static bool is_text(unsigned c)
+static void count_bytes(struct sample *s)
 {
-	return (c >= 0x20 && c < 0x7f) || c == '\n' || c == '\t' || c == '\r';
+	uint32_t i = 0;
+
+	memset(s->count, 0, sizeof s->count);
+	for (; i + 4 <= s->n; i += 4)
+		for (unsigned k = 0; k < 4; k++)
+			s->count[k][s->bytes[i + k]]++;
+	for (; i < s->n; i++)
+		s->count[0][s->bytes[i]]++;
+	for (unsigned c = 0; c < 256; c++)
+		s->count[0][c] = (uint16_t)(s->count[0][c] + s->count[1][c] + s->count[2][c] + s->count[3][c]);
+}
+
+static uint32_t text_bytes(const uint16_t *count)
+{
+	uint32_t n = (uint32_t)count['\n'] + count['\t'] + count['\r'];
+
+	for (unsigned c = 0x20; c < 0x7f; c++)
+		n += count[c];
+	return n;
 }
 
 /* Words of 8 bytes whose upper half is plain: small numbers and pointers. */
@@ -106,22 +126,21 @@ static float plain_words(const struct sample *s)
 void sel_features(struct sel_features *f, const void *data, size_t n)
 {
 	struct sample s;
-	uint32_t distinct = 0, text = 0;
-	float sum = 0, squares = 0, entropy, matched, total;
+	uint32_t distinct = 0;
+	float sums[4] = { 0 }, squares4[4] = { 0 }, sum, squares, entropy, matched, total;
 
 	take_sample(&s, data, n);
-	memset(s.count, 0, sizeof s.count);
-	for (uint32_t i = 0; i < s.n; i++)
-		s.count[i & 3][s.bytes[i]]++;
-	for (unsigned c = 0; c < 256; c++) {
-		uint32_t k = (uint32_t)s.count[0][c] + s.count[1][c] + s.count[2][c] + s.count[3][c];
+	count_bytes(&s);
+	for (unsigned c = 0; c < 256; c += 4) /* four sums, as in dot */
+		for (unsigned k = 0; k < 4; k++) {
+			uint16_t times = s.count[0][c + k];
 
-		s.count[0][c] = (uint16_t)k;
-		distinct += k > 0;
-		text += is_text(c) ? k : 0;
-		sum += clog2[k];
-		squares += (float)k * (float)k;
-	}
+			distinct += times > 0;
+			sums[k] += clog2[times];
+			squares4[k] += (float)times * (float)times;
+		}
+	sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+	squares = (squares4[0] + squares4[1]) + (squares4[2] + squares4[3]);
 	total = (float)s.n;
 	entropy = (log2f(total) - sum / total) / 8;
 	matched = (float)probe_matches(&s) / total;
@@ -137,19 +156,22 @@ void sel_features(struct sel_features *f, const void *data, size_t n)
 					    matched * matched,
 					    entropy * entropy,
 					    log2f((float)n / 4096) / 6,
-					    (float)text / total,
+					    (float)text_bytes(s.count[0]) / total,
 				    } };
 }
 
 /* ---- the models -------------------------------------------------------------------------------- */
 
+/* Four sums side by side: one would wait for each addition. */
 static float dot(const float *w, const struct sel_features *f)
 {
-	float sum = 0;
+	float sum[4] = { 0 };
 
-	for (unsigned i = 0; i < SEL_FEATURES; i++)
-		sum += w[i] * f->v[i];
-	return sum;
+	_Static_assert(SEL_FEATURES % 4 == 0, "four at a time");
+	for (unsigned i = 0; i < SEL_FEATURES; i += 4)
+		for (unsigned k = 0; k < 4; k++)
+			sum[k] += w[i + k] * f->v[i + k];
+	return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
 /* A straight line knows no limits: none of these can be beyond 2^±12. */
