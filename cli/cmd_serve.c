@@ -7,6 +7,7 @@
 #include "cli/cmd.h"
 #include "cli/migrate.h"
 #include "cli/prometheus.h"
+#include "cli/serve_move.h"
 #include "cli/stats_socket.h"
 #include "cli/transfer.h"
 #include "migrate/dest.h"
@@ -352,7 +353,9 @@ static int open_all(struct serve *s, struct err *e)
 	if (s->opts.store[0])
 		rc = store_open(&s->store, s->opts.store, e);
 	if (rc >= 0)
-		rc = dest_open(&s->guests, &(struct dest_config){ .memory_max = memory_max(s), .workers = workers(s) },
+		rc = dest_open(&s->guests,
+			       &(struct dest_config){
+				       .memory_max = memory_max(s), .workers = workers(s), .onward = serve_onward() },
 			       e);
 	if (rc >= 0)
 		rc = open_server(s, e);

@@ -42,7 +42,7 @@ void dest_put(struct incoming *in)
 }
 
 /* Takes it out of the table; its memory goes with the last reference. */
-static void forget(struct incoming *in)
+void dest_forget(struct incoming *in)
 {
 	struct dest *d = in->d;
 	bool was = false;
@@ -338,13 +338,15 @@ static int drop(struct incoming *in, bool by_operator, struct err *e)
 
 	if ((p == PHASE_RUNNING || p == PHASE_FILLING || p == PHASE_HALTED) && !by_operator)
 		return err_set(e, -EBUSY, "the guest runs here");
+	if (p == PHASE_LEAVING)
+		return err_set(e, -EBUSY, "the guest is being moved to another host: wait, or give that up by --stay");
 	if (by_operator && in->sessions)
 		return err_set(e, -EBUSY, "the guest's migration is not over: end it at its source");
 	dest_late_drop(in);
 	if (p == PHASE_RUNNING)
 		in->guest->ops->pause(in->guest, NULL);
 	set_phase(in, PHASE_LOST);
-	forget(in);
+	dest_forget(in);
 	return 0;
 }
 
@@ -538,6 +540,8 @@ static int dest_request(void *ctx, void **state, uint16_t type, struct rcur *req
 		return do_list(d, out, e);
 	if (type == GUEST_QUERY)
 		return do_query(d, req, out, e);
+	if (type >= GUEST_MOVE)
+		return dest_move_request(d, type, req, out, e);
 	if (type >= GUEST_ATTACH)
 		return dest_late_request(d, state, type, req, out, e);
 	wire_get(req, &guest_id_def, &id);
@@ -587,7 +591,7 @@ static void dest_ended(void *ctx, void *state)
 		break;
 	default:
 		set_phase(in, PHASE_LOST);
-		forget(in);
+		dest_forget(in);
 	}
 	pthread_mutex_unlock(&in->mu);
 	dest_put(in);
@@ -631,6 +635,7 @@ void dest_close(struct dest *d)
 {
 	if (!d)
 		return;
+	dest_move_close(d);
 	for (size_t i = 0; i < DEST_GUESTS_MAX; i++)
 		if (d->table[i])
 			dest_put(d->table[i]);

@@ -10,20 +10,32 @@
 #define DWCP_MIGRATE_DEST_H
 
 #include "migrate/message.h"
+#include "transport/client.h"
 #include "transport/service.h"
 
 #define DEST_GUESTS_MAX 1024
+
+/* How a session to another host is opened, for guests that go on from here. path: made by the first call for a move, NULL
+ * before, and given to those that follow, for the same move; forgotten when it is over. Called in a thread of its own; ends
+ * soon with -EINTR when *stop becomes true. */
+struct dest_onward {
+	void *ctx;
+	int (*connect)(void *ctx, const char *to, const volatile sig_atomic_t *stop, void **path, struct client **out,
+		       struct err *e);
+	void (*forget)(void *path); /* NULL is fine */
+};
 
 struct dest_config {
 	uint64_t memory_max; /* bytes of guests, all together */
 	unsigned workers;    /* of a session, at most */
 	bool manual;         /* simulations: pages that are missing are not waited for by threads; dest_touch tells */
+	struct dest_onward onward; /* connect NULL: guests stay here */
 };
 
 struct dest;
 
 int dest_open(struct dest **out, const struct dest_config *cfg, struct err *e);
-/* Every session must have ended. Guests end with it. NULL is fine. */
+/* Every session must have ended. Moves are given up, those that are handed over ended; guests end with it. NULL is fine. */
 void dest_close(struct dest *d);
 
 struct service dest_service(struct dest *d);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Private to dest.c and dest_late.c. */
+/* Private to dest.c, dest_late.c and dest_move.c. */
 #ifndef DWCP_MIGRATE_DEST_IMPL_H
 #define DWCP_MIGRATE_DEST_IMPL_H
 
@@ -10,6 +10,7 @@
 #include "migrate/pack.h"
 #include "migrate/pages.h"
 #include <pthread.h>
+#include <signal.h>
 
 /* One guest that came, or is coming. The table has a reference, so has the session that brings it, and every request
  * that looks at it. */
@@ -35,8 +36,22 @@ struct incoming {
 	unsigned refs;     /* under d->mu */
 };
 
+#define DEST_MOVES_MAX 16 /* under way at once; of those that are over so many are remembered */
+
+/* A guest that goes on to another host, or went. */
+struct dest_move {
+	struct dest *d;
+	struct incoming *in; /* with a reference; NULL: over */
+	pthread_t thread;    /* to be joined, when state is not MOVE_NONE */
+	struct msg_guest_move what;
+	volatile sig_atomic_t stop;
+	struct msg_guest_moved result; /* under d->mu */
+};
+
 struct dest {
 	struct dest_config cfg;
+	struct dest_move moves[DEST_MOVES_MAX];
+	unsigned next_move; /* the slot that is used first, if it is over */
 	pthread_mutex_t mu;
 	struct incoming *table[DEST_GUESTS_MAX];
 	uint64_t held; /* atomic */
@@ -66,6 +81,12 @@ static inline uint8_t *page_at(const struct incoming *in, uint64_t page)
 struct incoming *dest_find(struct dest *d, const struct msg_guest_id *id); /* with a reference */
 void dest_put(struct incoming *in);
 void dest_status(struct incoming *in, struct msg_guest_status *st);
+
+void dest_forget(struct incoming *in);
+
+/* dest_move.c: MOVE, MOVED and STAY; the end of every move. */
+int dest_move_request(struct dest *d, uint16_t type, struct rcur *req, struct wcur *out, struct err *e);
+void dest_move_close(struct dest *d);
 
 /* dest_late.c: all that post-copy adds. */
 

@@ -35,6 +35,15 @@ DEF(guest_started_def, F(W_U64, T, run_ns));
 #define T struct msg_guest_sums
 DEF(guest_sums_def, F(W_U64, T, lo), F(W_U64, T, hi));
 #undef T
+#define T struct msg_guest_move
+DEF(guest_move_def, F(W_U64, T, id.hi), F(W_U64, T, id.lo), F(W_U64, T, downtime_ns), F(W_U64, T, timeout_ns),
+    F(W_BOOL, T, force), F(W_STR, T, tracker), F(W_STR, T, to));
+#undef T
+#define T struct msg_guest_moved
+DEF(guest_moved_def, F(W_U8, T, state), F(W_U8, T, outcome), F(W_U32, T, status), F(W_U32, T, rounds),
+    F(W_U64, T, total_ns), F(W_U64, T, downtime_ns), F(W_U64, T, bytes_wire), F(W_U64, T, there.hi),
+    F(W_U64, T, there.lo), F(W_STR, T, text));
+#undef T
 #define T struct msg_guest_check
 DEF(guest_check_def, F(W_U32, T, status), F(W_U64, T, writes), F(W_U64, T, steps), F(W_STR, T, text));
 #undef T
@@ -42,7 +51,7 @@ DEF(guest_check_def, F(W_U32, T, status), F(W_U64, T, writes), F(W_U64, T, steps
 const char *guest_phase_name(enum guest_phase p)
 {
 	static const char *const names[] = { "unknown", "receiving", "ready, paused", "running",
-					     "lost",    "filling",   "halted" };
+					     "lost",    "filling",   "halted",        "leaving" };
 
 	return (unsigned)p < sizeof names / sizeof names[0] ? names[p] : "?";
 }

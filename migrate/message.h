@@ -30,7 +30,11 @@ enum guest_msg {
 	GUEST_HAVE,   /* msg_guest_id, first u64 → n u16, n u64: bits of the pages that are there */
 	GUEST_FETCH, /* msg_guest_fetch, then pages (pages.h) or nothing → missing u64, n u16, n page u32: what is waited for */
 	GUEST_LATE, /* msg_guest_id → msg_guest_late */
-	GUEST_LAST = GUEST_LATE
+	/* On from here to another host, by an operator; by pre-copy, while the one who asks may leave. */
+	GUEST_MOVE, /* msg_guest_move */
+	GUEST_MOVED, /* msg_guest_id → msg_guest_moved: what has become of its last move, also when the guest is gone */
+	GUEST_STAY, /* msg_guest_id: give the move up, if the guest was not handed over yet */
+	GUEST_LAST = GUEST_STAY
 };
 
 /* READY's flags */
@@ -69,7 +73,9 @@ struct msg_guest_prepare {
  * A ready guest whose session ends stays, paused: only its source, or an operator, knows whether it may run.
  *
  * Post-copy: ready ─START─► filling ─last page─► running; filling ─sessions over─► halted ─ATTACH─► filling. A halted
- * guest lacks pages that only its source has: it runs again when that comes back, and not before. */
+ * guest lacks pages that only its source has: it runs again when that comes back, and not before.
+ *
+ * running ─MOVE─► leaving ─► (gone); or running again, where it failed; or ready, where nobody knows whether it arrived. */
 enum guest_phase {
 	PHASE_UNKNOWN,
 	PHASE_RECEIVING,
@@ -77,7 +83,8 @@ enum guest_phase {
 	PHASE_RUNNING,
 	PHASE_LOST,
 	PHASE_FILLING,
-	PHASE_HALTED
+	PHASE_HALTED,
+	PHASE_LEAVING /* runs, and is moved to another host */
 };
 
 struct msg_guest_status {
@@ -112,6 +119,29 @@ struct msg_guest_late {
 	uint64_t missing_first, missing, faults, pages, p50_ns, p95_ns, p99_ns, max_ns;
 };
 
+#define GUEST_PEER_LEN 280
+
+struct msg_guest_move {
+	struct msg_guest_id id;
+	uint64_t downtime_ns, timeout_ns; /* round_config (round.h) */
+	bool force;                       /* migrate_config (session.h) */
+	char tracker[16];                 /* "": the first that is possible */
+	char to[GUEST_PEER_LEN];          /* HOST[:PORT] of another `dwcp serve` */
+};
+
+enum move_state { MOVE_NONE, MOVE_RUNS, MOVE_OVER };
+
+struct msg_guest_moved {
+	uint8_t state;   /* enum move_state; what follows: of a move that is over */
+	uint8_t outcome; /* enum migrate_outcome (session.h) */
+	int32_t status;  /* 0, or why not; then text says it */
+	uint32_t rounds;
+	uint64_t total_ns, downtime_ns, bytes_wire;
+	struct msg_guest_id there; /* by which the other host knows it */
+	char text[WIRE_TEXT];
+};
+
+extern const struct wire_def guest_move_def, guest_moved_def;
 extern const struct wire_def guest_fetch_def, guest_late_def, guest_id_def, guest_prepare_def, guest_status_def,
 	guest_started_def, guest_sums_def, guest_check_def;
 

@@ -26,7 +26,7 @@ uint64_t conn_now(const struct client *c)
 
 bool conn_interrupted(const struct client *c)
 {
-	return c->cfg.interrupted && *c->cfg.interrupted && !c->closing;
+	return c->cfg.interrupted && __atomic_load_n(c->cfg.interrupted, __ATOMIC_RELAXED) && !c->closing;
 }
 
 /* ---- control stream ---------------------------------------------------------------------------- */
