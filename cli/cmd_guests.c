@@ -219,6 +219,7 @@ int cmd_guests(int argc, char **argv)
 		{ .name = "guests", .help = "Guests", .rows = rows, .n = ARRAY_LEN(rows), .base = &opts },
 		transfer_group(&transfer_opts),
 		transfer_tcp_group(&transfer_opts.tcp),
+		transfer_rdma_group(&transfer_opts.rdma),
 		cmd_output_group(&output),
 	};
 	struct transfer t = { 0 };

@@ -364,6 +364,8 @@ static int run_options(struct migrate_cmd *m, void **bases, const char *json)
 	return run(m, json);
 }
 
+#define OWN_GROUPS 6 /* besides those of the kinds of guests */
+
 int cmd_migrate(int argc, char **argv)
 {
 	struct bench_link net = { .name = "" };
@@ -374,13 +376,14 @@ int cmd_migrate(int argc, char **argv)
 		transfer_group(&m.transfer_opts),
 		transfer_compress_group(&m.transfer_opts),
 		transfer_tcp_group(&m.transfer_opts.tcp),
+		transfer_rdma_group(&m.transfer_opts.rdma),
 		cmd_output_group(&output),
 	};
 	void *bases[CMD_GROUPS_MAX] = { 0 };
-	int n, status = CMD_FAILED, kinds = guest_option_groups(groups + 5, bases);
+	int n, status = CMD_FAILED, kinds = guest_option_groups(groups + OWN_GROUPS, bases);
 
 	if (kinds >= 0)
-		status = cmd_options(&usage, groups, 5 + (size_t)kinds, 0, 0, argc, argv, &n);
+		status = cmd_options(&usage, groups, OWN_GROUPS + (size_t)kinds, 0, 0, argc, argv, &n);
 	if (status == CMD_RUN)
 		status = run_options(&m, bases, output.json);
 	for (size_t i = 0; i < ARRAY_LEN(bases); i++)
