@@ -24,6 +24,7 @@ static const struct {
 	{ "files", "file to file against cp and tar | socat", table_files },
 	{ "links", "1 to 512 streams over emulated links against iperf3", table_links },
 	{ "migrate", "running guests between two processes", table_migrate },
+	{ "migrate-links", "a real guest's memory over emulated links", table_migrate_links },
 	{ "tracking", "what dirty tracking costs a guest", table_tracking },
 	{ "simulate", "the simulator against real migrations", table_simulate },
 	{ "concurrent", "many real migrations at once", table_concurrent },

@@ -15,6 +15,7 @@ int table_setup(struct lab *lab, struct err *e);         /* how long a session t
 int table_files(struct lab *lab, struct err *e);         /* file to file, against cp and tar | socat */
 int table_links(struct lab *lab, struct err *e);         /* emulated links, against iperf3 */
 int table_migrate(struct lab *lab, struct err *e);       /* running guests between two processes */
+int table_migrate_links(struct lab *lab, struct err *e); /* a real guest's memory over emulated links */
 int table_tracking(struct lab *lab, struct err *e);      /* what dirty tracking costs a guest */
 int table_simulate(struct lab *lab, struct err *e);      /* the simulator against real migrations */
 int table_concurrent(struct lab *lab, struct err *e);    /* many real migrations at once */
