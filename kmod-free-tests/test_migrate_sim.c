@@ -30,7 +30,8 @@ struct world {
 	struct dest *dest;
 	struct hugebuf mem;
 	struct guest *guest;
-	uint8_t *at_switch;            /* memory when it was paused last */
+	uint8_t *at_switch;            /* memory when it was paused last… */
+	uint64_t paused_at;            /* …and when that was */
 	const struct msg_guest_id *id; /* when it is known */
 	unsigned writes;               /* of each step */
 	enum fate fate;
@@ -45,6 +46,7 @@ struct world {
 	struct sim_trouble trouble;
 	bool was_running; /* here, at the last step */
 	struct hde_opts hde;
+	const struct migrate_policy *policy; /* NULL: any */
 };
 
 static bool loud;
@@ -108,6 +110,7 @@ static void step(struct sim *s)
 	if (w->was_running && !synth_running(w->guest)) {
 		memcpy(w->at_switch, w->guest->mem, w->guest->len);
 		w->fate_in_blackout = false;
+		w->paused_at = s->now;
 	}
 	w->was_running = synth_running(w->guest);
 	w->hold = s->now - w->began >= w->hold_from && s->now - w->began < w->hold_until;
@@ -229,6 +232,8 @@ static int migrate_world(struct world *w, struct migrate_result *r, struct err *
 		.recover_ns = 20 * NS_PER_S,
 	};
 
+	if (w->policy)
+		cfg.policy = w->policy;
 	if (cfg.policy->late) /* or it would fit into the blackout */
 		cfg.limits.downtime_ns = 1;
 	connect_world(w, chunk);
@@ -495,6 +500,29 @@ static void test_held_and_paced(void **state)
 	assert_int_equal(held, 4);
 }
 
+/* Held before anything was sent, for longer than every time-out: whatever the policy, the guest runs here until then. */
+static void test_held_from_the_beginning(void **state)
+{
+	(void)state;
+	for (size_t i = 0; migrate_policy_names[i]; i++) {
+		struct migrate_result r = { 0 };
+		struct err e = { 0 };
+		struct world w;
+
+		open_world(&w, 3 + i);
+		w.policy = &migrate_policies[i];
+		w.writes = 1;
+		w.hold_until = 150 * NS_PER_S;
+		if (migrate_world(&w, &r, &e) < 0)
+			fail_msg("%s: %s", w.policy->name, e.why);
+		assert_int_equal(r.outcome, OUTCOME_COMPLETED);
+		assert_true(r.held_ns > 149 * NS_PER_S && r.downtime_ns < NS_PER_S);
+		assert_true(w.paused_at - w.began >= w.hold_until);
+		expect_there(&w);
+		close_world(&w);
+	}
+}
+
 /* A to B, B to C: what was received is dirtied and sent on. */
 static void test_chain(void **state)
 {
@@ -526,9 +554,8 @@ static void test_chain(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_byte_by_byte),
-		cmocka_unit_test(test_chain),
-		cmocka_unit_test(test_held_and_paced),
+		cmocka_unit_test(test_byte_by_byte),   cmocka_unit_test(test_chain),
+		cmocka_unit_test(test_held_and_paced), cmocka_unit_test(test_held_from_the_beginning),
 		cmocka_unit_test(test_seeds),
 	};
 

@@ -120,6 +120,25 @@ static void take_counts(struct migration *m)
 		m->r->tracking = m->tracker->cost;
 }
 
+/* All that a hold may hold up before the guest is paused. A session for what is waited for is opened after that: nothing
+ * would keep it alive meanwhile. */
+static int until_switch(struct migration *m, struct err *e)
+{
+	bool rounds = m->cfg->policy->precopy;
+	uint64_t held;
+	int rc;
+
+	do {
+		rc = rounds ? session_copy(m, e) : 0;
+		m->state = MIGRATE_COPYING;
+		held = session_held_ns(m);
+		if (rc == 0)
+			rc = session_wait_held(m, e);
+		/* The guest wrote on meanwhile: what fitted then need not fit now. */
+	} while (rc == 0 && rounds && session_held_ns(m) != held);
+	return rc;
+}
+
 int migrate_run(const struct migrate_config *cfg, struct migrate_result *r, struct err *e)
 {
 	struct migration m = { .cfg = cfg, .r = r, .client = cfg->client };
@@ -132,8 +151,8 @@ int migrate_run(const struct migrate_config *cfg, struct migrate_result *r, stru
 	round_begin(&m.plan, &cfg->limits, began);
 	m.slow.cfg = (struct throttle_config){ cfg->auto_converge, (double)cfg->dirty_limit / GUEST_PAGE };
 	rc = prepare(&m, &mine);
-	if (rc == 0 && cfg->policy->precopy)
-		rc = session_copy(&m, &mine);
+	if (rc == 0)
+		rc = until_switch(&m, &mine);
 	if (rc == 0 && cfg->policy->late)
 		rc = session_open_fill(&m, &mine);
 	if (rc == 0)

@@ -52,5 +52,7 @@ int session_wait_held(struct migration *m, struct err *e)
 			rc = client_stay(m->client, e);
 		session_tick(m, session_now(m), m->round_pages * GUEST_PAGE);
 	}
+	if (rc >= 0 && session_cancelled(m))
+		rc = err_set(e, -EINTR, "cancelled");
 	return rc < 0 ? rc : 0;
 }

@@ -137,7 +137,8 @@ int session_copy(struct migration *m, struct err *e)
 	int rc = session_look(m, &s, &pending, e);
 
 	m->state = MIGRATE_COPYING;
-	for (bool first = true; rc == 0; first = false) {
+	while (rc == 0) {
+		bool first = m->source.whole;
 		enum round_next next = first ? ROUND_MORE
 					     : round_decide(&m->plan, pending, session_now(m) - m->r->held_ns);
 
