@@ -160,6 +160,14 @@ static const struct opt rows[] = {
 	  .def = "0",
 	  .help = "what leaves here per second at most, of all guests together; the blackout's pages and those that a guest waits "
 		  "for do not wait for it; 0: no limit" },
+	{ .name = "switchover-bandwidth",
+	  .type = OPT_RATE,
+	  .offset = FIELD(switchover_bandwidth),
+	  .def = "auto",
+	  .auto_ok = true,
+	  .help = "with --max-bandwidth: what the link has for the blackouts of all guests together, which do not keep to that "
+		  "limit; auto: they are predicted at the rate that rounds have, so that with a low limit one that would fit "
+		  "--downtime-limit seems not to" },
 	{ .name = "verify",
 	  .type = OPT_ENUM,
 	  .offset = FIELD(verify),
@@ -228,6 +236,16 @@ static int plan(struct migrate_cmd *m, struct err *e)
 			"--max-bandwidth: with --policy=%s everything is sent in the blackout, which is not slowed "
 			"down; choose precopy",
 			migrate_policies[o->policy].name);
+	if (o->max_bandwidth && !(o->max_bandwidth / 8 / o->guests))
+		return err_set(e, -EINVAL,
+			       "--max-bandwidth: less than a byte per second for each of %u guests; give it more, or 0 "
+			       "for no limit",
+			       o->guests);
+	if (o->switchover_bandwidth && !o->max_bandwidth)
+		return err_set(
+			e, -EINVAL,
+			"--switchover-bandwidth is what a blackout has more than --max-bandwidth: set that, too, or "
+			"leave it out");
 	if (!o->name[0])
 		snprintf(o->name, sizeof(o->name), "%s-%d", m->kind->name, getpid());
 	if (o->link[0] && o->peer[0])

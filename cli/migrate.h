@@ -22,6 +22,7 @@ struct migrate_opts {
 	uint32_t rounds, late_rounds, guests;
 	bool force, auto_converge;
 	uint64_t dirty_limit, max_bandwidth; /* bits/s, as options; 0: none */
+	uint64_t switchover_bandwidth;       /* the same; 0: as measured */
 	uint64_t warm_up_ns, settle_ns;
 	bool timeline;
 	char plot[4096]; /* PNG or SVG; "": none */

@@ -41,7 +41,8 @@ struct world {
 	volatile sig_atomic_t cancel, hold;
 	uint64_t hold_from, hold_until; /* since the migration's begin */
 	uint64_t began;
-	uint64_t max_bandwidth;
+	uint64_t max_bandwidth, switchover;
+	bool must_fit;            /* it is not switched over by force */
 	struct mem_faults faults; /* from when the session is there */
 	struct sim_trouble trouble;
 	bool was_running; /* here, at the last step */
@@ -218,8 +219,8 @@ static int migrate_world(struct world *w, struct migrate_result *r, struct err *
 		.chunk = chunk,
 		.sum = SUM_XXH3,
 		.hde = w->hde,
-		.limits = { .downtime_ns = 20 * NS_PER_MS, .rounds_max = 8 },
-		.force = true,
+		.limits = { .downtime_ns = 20 * NS_PER_MS, .rounds_max = 8, .blackout_bytes_per_s = w->switchover },
+		.force = !w->must_fit,
 		.verify = (enum migrate_verify)sim_rand(s, 3),
 		.clock = clock_manual(&s->now),
 		.cancel = &w->cancel,
@@ -523,6 +524,31 @@ static void test_held_from_the_beginning(void **state)
 	}
 }
 
+/* The blackout is not slowed down where rounds are: it fits if that is known, and the reason says so if it is not. */
+static void test_switchover_bandwidth(void **state)
+{
+	(void)state;
+	for (int known = 0; known < 2; known++)
+		for (uint64_t seed = 1; seed <= 4; seed++) {
+			struct migrate_result r = { 0 };
+			struct err e = { 0 };
+			struct world w;
+
+			open_world(&w, seed);
+			w.policy = &migrate_policies[0];
+			w.writes = 1;
+			w.must_fit = true;
+			w.hde.mode = HDE_NONE;
+			w.max_bandwidth = 256u << 10;
+			w.switchover = known ? 1000u << 20 : 0;
+			assert_int_equal(migrate_world(&w, &r, &e), known ? 0 : -ETIMEDOUT);
+			assert_true(known || strstr(e.why, "--switchover-bandwidth"));
+			assert_int_equal(r.outcome, known ? OUTCOME_COMPLETED : OUTCOME_ROLLED_BACK);
+			assert_true(!known || r.downtime_ns < 100 * NS_PER_MS);
+			close_world(&w);
+		}
+}
+
 /* A to B, B to C: what was received is dirtied and sent on. */
 static void test_chain(void **state)
 {
@@ -554,8 +580,11 @@ static void test_chain(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_byte_by_byte),   cmocka_unit_test(test_chain),
-		cmocka_unit_test(test_held_and_paced), cmocka_unit_test(test_held_from_the_beginning),
+		cmocka_unit_test(test_byte_by_byte),
+		cmocka_unit_test(test_chain),
+		cmocka_unit_test(test_held_and_paced),
+		cmocka_unit_test(test_switchover_bandwidth),
+		cmocka_unit_test(test_held_from_the_beginning),
 		cmocka_unit_test(test_seeds),
 	};
 

@@ -58,6 +58,28 @@ static void test_predicts(void **state)
 	assert_int_equal(round_predict(&p, 300), 10 * NS_PER_MS + 6 * NS_PER_MS);
 }
 
+/* Rounds that are slowed down say nothing about the blackout, which is not; but they do about another round. */
+static void test_blackout_has_more(void **state)
+{
+	struct round_config cfg = { .downtime_ns = 30 * NS_PER_MS, .blackout_bytes_per_s = 1000 * 1000 * 1000 };
+	struct round_sample s = sample(100000, PAGE, 16 * NS_PER_S, 0); /* 25.6 MB/s */
+	struct round_plan p;
+
+	(void)state;
+	round_begin(&p, &cfg, 0);
+	round_note(&p, &s);
+	assert_int_equal(round_predict(&p, 5000), 5000 * 4096);
+	assert_int_equal(round_predict(&p, 0), 0);
+	p.dirty_rate = 6000; /* a round of 0.8 s leaves as many */
+	assert_int_equal(round_decide(&p, 5000, NS_PER_S), ROUND_SWITCH);
+	assert_int_equal(round_decide(&p, 8000, NS_PER_S), ROUND_MORE);
+	/* Never less than what was seen. */
+	p.cfg.blackout_bytes_per_s = 1000;
+	assert_int_equal(round_predict(&p, 100), 100 * 160000ull);
+	p.cfg.blackout_bytes_per_s = 0;
+	assert_int_equal(round_predict(&p, 100), 100 * 160000ull);
+}
+
 /* A short round tells what a round costs besides its bytes, and not the bandwidth. */
 static void test_short_rounds(void **state)
 {
@@ -334,11 +356,12 @@ static void test_dirty_limit(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_predicts),       cmocka_unit_test(test_short_rounds),
-		cmocka_unit_test(test_decides),        cmocka_unit_test(test_polishes_so_often),
-		cmocka_unit_test(test_ends_and_fits),  cmocka_unit_test(test_converges),
-		cmocka_unit_test(test_is_monotonic),   cmocka_unit_test(test_time_is_relative),
-		cmocka_unit_test(test_converge_steps), cmocka_unit_test(test_dirty_limit),
+		cmocka_unit_test(test_predicts),          cmocka_unit_test(test_blackout_has_more),
+		cmocka_unit_test(test_short_rounds),      cmocka_unit_test(test_decides),
+		cmocka_unit_test(test_polishes_so_often), cmocka_unit_test(test_ends_and_fits),
+		cmocka_unit_test(test_converges),         cmocka_unit_test(test_is_monotonic),
+		cmocka_unit_test(test_time_is_relative),  cmocka_unit_test(test_converge_steps),
+		cmocka_unit_test(test_dirty_limit),
 	};
 
 	return cmocka_run_group_tests_name("migrate/round", tests, NULL, NULL);

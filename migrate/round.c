@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/util.h"
+#include <math.h>
 
 #define WEIGHT 0.5               /* of the newest sample */
 #define LONG_NS (20 * NS_PER_MS) /* a shorter round says more about its fixed part than about bandwidth */
@@ -51,17 +52,22 @@ void round_note(struct round_plan *p, const struct round_sample *s)
 		p->dirty_rate = blend(p->dirty_rate, (double)s->dirtied * 1e9 / (double)s->over_ns);
 }
 
-uint64_t round_predict(const struct round_plan *p, uint64_t pending)
+static double takes_ns(const struct round_plan *p, uint64_t pending, double bandwidth)
 {
 	uint64_t round = p->round_ns == UINT64_MAX ? 0 : p->round_ns;
 
-	return (uint64_t)((double)pending * p->page_bytes * 1e9 / bandwidth_of(p)) + round + p->fixed_ns;
+	return (double)pending * p->page_bytes * 1e9 / bandwidth + (double)(round + p->fixed_ns);
+}
+
+uint64_t round_predict(const struct round_plan *p, uint64_t pending)
+{
+	return (uint64_t)takes_ns(p, pending, fmax(bandwidth_of(p), (double)p->cfg.blackout_bytes_per_s));
 }
 
 /* Would one more round leave much less than there is now? */
 static bool worth_a_round(const struct round_plan *p, uint64_t pending)
 {
-	double ns = (double)round_predict(p, pending);
+	double ns = takes_ns(p, pending, bandwidth_of(p));
 
 	return p->polished < POLISH_MOST && p->dirty_rate * ns / 1e9 < (double)pending / 2;
 }

@@ -7,7 +7,8 @@
  *
  *     pages × bytes per page ÷ bandwidth + fixed costs
  *
- * with bytes per page and bandwidth as the last rounds had them, and the fixed costs (pausing, looking for dirty pages,
+ * with bytes per page and bandwidth as the last rounds had them (or a greater bandwidth that the blackout is said to have,
+ * which is not slowed down where rounds are), and the fixed costs (pausing, looking for dirty pages,
  * the round's and the hand-over's round trips) as measured so far.
  */
 #ifndef DWCP_MIGRATE_ROUND_H
@@ -17,9 +18,10 @@
 #include <stdint.h>
 
 struct round_config {
-	uint64_t downtime_ns; /* limit of the blackout */
-	uint64_t timeout_ns;  /* of all of it, since round_begin */
-	uint32_t rounds_max;  /* of pre-copy */
+	uint64_t downtime_ns;          /* limit of the blackout */
+	uint64_t timeout_ns;           /* of all of it, since round_begin */
+	uint32_t rounds_max;           /* of pre-copy */
+	uint64_t blackout_bytes_per_s; /* that it may count on where rounds are slowed down; 0: what they had */
 };
 
 /* A round that has ended. */

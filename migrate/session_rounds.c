@@ -110,15 +110,20 @@ static void help_converge(struct migration *m, uint64_t sent, uint64_t pending)
 static int no_fit(struct migration *m, uint64_t pending, struct err *e)
 {
 	const struct round_plan *p = &m->plan;
+	bool capped = m->cfg->max_bandwidth && !p->cfg.blackout_bytes_per_s;
 
 	if (m->cfg->force)
 		return 0;
 	return err_set(
 		e, -ETIMEDOUT,
 		"the guest dirties %.1f MB/s and %.1f MB/s get through: after %u rounds a blackout would take %.0f "
-		"ms; allow --downtime-limit=%.0fms, slow it with --auto-converge, or --force",
+		"ms%s; allow --downtime-limit=%.0fms, slow it with --auto-converge, or --force",
 		p->dirty_rate * GUEST_PAGE / 1e6, p->bandwidth / 1e6, p->rounds,
-		(double)round_predict(p, pending) / 1e6, (double)round_predict(p, pending) * 1.2 / 1e6 + 1);
+		(double)round_predict(p, pending) / 1e6,
+		capped ? " at the rate of --max-bandwidth, which it need not keep to: say with --switchover-bandwidth "
+			 "what the link has for it"
+		       : "",
+		(double)round_predict(p, pending) * 1.2 / 1e6 + 1);
 }
 
 /* The blackout's fixed part, from what has been seen. */
