@@ -39,7 +39,12 @@ struct world {
 	bool fate_in_blackout; /* …from when the guest is paused */
 	bool there_dead;
 	volatile sig_atomic_t cancel, hold;
-	uint64_t hold_from, hold_until; /* since the migration's begin */
+	uint64_t hold_from, hold_until; /* since the migration's begin… */
+	uint64_t hold_every;            /* …half of each so long; 0: all of it */
+	uint64_t held_since;
+	const unsigned *throttle_held; /* must be 0 meanwhile */
+	bool auto_converge;
+	uint64_t dirty_limit;
 	uint64_t began;
 	uint64_t max_bandwidth, switchover;
 	bool must_fit;            /* it is not switched over by force */
@@ -96,6 +101,19 @@ static bool page_there(void *ctx, uint64_t page)
 	return dest_touch(w->dest, w->id, page);
 }
 
+static void hold_it(struct world *w, uint64_t at)
+{
+	bool was = w->hold;
+
+	w->hold = at >= w->hold_from && at < w->hold_until &&
+		  (!w->hold_every || at % w->hold_every < w->hold_every / 2);
+	if (!was)
+		w->held_since = at;
+	/* It takes a turn or two to be noticed. */
+	if (w->throttle_held && w->hold && at - w->held_since > 100 * NS_PER_MS && synth_running(w->guest))
+		assert_int_equal(*w->throttle_held, 0);
+}
+
 static void step(struct sim *s)
 {
 	struct world *w = s->step_ctx;
@@ -114,7 +132,7 @@ static void step(struct sim *s)
 		w->paused_at = s->now;
 	}
 	w->was_running = synth_running(w->guest);
-	w->hold = s->now - w->began >= w->hold_from && s->now - w->began < w->hold_until;
+	hold_it(w, s->now - w->began);
 	if (w->fate && !w->fate_in_blackout && !w->fate_at--) {
 		meet_fate(w);
 		w->fate = FATE_NONE;
@@ -221,6 +239,8 @@ static int migrate_world(struct world *w, struct migrate_result *r, struct err *
 		.hde = w->hde,
 		.limits = { .downtime_ns = 20 * NS_PER_MS, .rounds_max = 8, .blackout_bytes_per_s = w->switchover },
 		.force = !w->must_fit,
+		.auto_converge = w->auto_converge,
+		.dirty_limit = w->dirty_limit,
 		.verify = (enum migrate_verify)sim_rand(s, 3),
 		.clock = clock_manual(&s->now),
 		.cancel = &w->cancel,
@@ -549,6 +569,50 @@ static void test_switchover_bandwidth(void **state)
 		}
 }
 
+static struct guest_ops noted_ops;
+static unsigned throttled_by;
+
+static void note_throttle(struct guest *g, unsigned percent)
+{
+	throttled_by = percent;
+	guest_synth_ops.throttle(g, percent);
+}
+
+/* A migration that is held and let go on all the time, and converges but for that: the guest is not slowed down for it. One
+ * that dirties too much is, and not while it is held. */
+static void test_held_not_throttled(void **state)
+{
+	noted_ops = guest_synth_ops;
+	noted_ops.throttle = note_throttle;
+	(void)state;
+	for (int limited = 0; limited < 2; limited++) {
+		struct migrate_result r = { 0 };
+		struct err e = { 0 };
+		struct world w;
+
+		open_world(&w, 3);
+		w.guest->ops = &noted_ops;
+		w.policy = &migrate_policies[0];
+		w.hde.mode = HDE_NONE;
+		w.max_bandwidth = 8u << 20;
+		w.writes = 1;
+		w.auto_converge = true;
+		w.dirty_limit = limited ? GUEST_PAGE : 0;
+		w.hold_until = 10 * NS_PER_S;
+		w.hold_every = 300 * NS_PER_MS;
+		w.throttle_held = &throttled_by;
+		if (migrate_world(&w, &r, &e) < 0)
+			fail_msg("%s", e.why);
+		assert_true(r.held_ns > NS_PER_S / 2 && r.n_rounds > 4);
+		if (limited)
+			assert_true(r.throttle > 0);
+		else
+			assert_int_equal(r.throttle, 0);
+		assert_int_equal(throttled_by, 0);
+		close_world(&w);
+	}
+}
+
 /* A to B, B to C: what was received is dirtied and sent on. */
 static void test_chain(void **state)
 {
@@ -584,6 +648,7 @@ int main(void)
 		cmocka_unit_test(test_chain),
 		cmocka_unit_test(test_held_and_paced),
 		cmocka_unit_test(test_switchover_bandwidth),
+		cmocka_unit_test(test_held_not_throttled),
 		cmocka_unit_test(test_held_from_the_beginning),
 		cmocka_unit_test(test_seeds),
 	};

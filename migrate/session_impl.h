@@ -22,7 +22,8 @@ struct migration {
 	bool late; /* pages follow after START */
 	bool told; /* that a cancellation comes too late */
 	uint64_t paused_at;
-	uint64_t looked_at; /* last look for dirty pages */
+	uint64_t looked_at; /* last look for dirty pages… */
+	uint64_t look_held; /* …and how long it had been held by then */
 	struct throttle slow;
 	uint64_t round_pages; /* of the round under way */
 	uint64_t pace;        /* that the client was told */

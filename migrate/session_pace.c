@@ -22,6 +22,9 @@ static void note_hold(struct migration *m, bool hold)
 		return;
 	m->r->held_ns = session_held_ns(m);
 	m->held_at = hold ? max_u64(now, 1) : 0;
+	/* There is nothing to catch up with meanwhile. */
+	if (m->slow.percent && !m->paused)
+		session_throttle(m, hold ? 0 : m->slow.percent);
 	log_info("guest %s: the migration %s", m->cfg->name, hold ? "is held" : "goes on");
 }
 

@@ -56,11 +56,13 @@ int session_look(struct migration *m, struct round_sample *s, uint64_t *pending,
 	if (n < 0)
 		return (int)n;
 	*s = (struct round_sample){ .pages = (uint64_t)n };
-	if (!first && m->looked_at) {
+	/* Of a guest that wrote on while nothing was sent the number says nothing: most pages were written many times. */
+	if (!first && m->looked_at && session_held_ns(m) == m->look_held) {
 		s->dirtied = (uint64_t)n;
 		s->over_ns = now - m->looked_at;
 	}
 	m->looked_at = now;
+	m->look_held = session_held_ns(m);
 	*pending = (uint64_t)n;
 	return 0;
 }
@@ -162,7 +164,8 @@ int session_copy(struct migration *m, struct err *e)
 		if (rc == 0)
 			rc = session_look(m, &s, &pending, e);
 		if (rc == 0) {
-			help_converge(m, sent, pending);
+			if (s.over_ns)
+				help_converge(m, sent, pending);
 			note_fixed(m);
 		}
 	}
