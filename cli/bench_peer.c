@@ -27,7 +27,7 @@ struct hello {
 };
 
 static int open_server(struct server **s, const struct transfer *t, struct bench_link *link, uint64_t memory_max,
-		       struct dest *d, unsigned guests, struct err *e)
+		       struct dest *d, unsigned guest_sessions, struct err *e)
 {
 	const struct be_addr loopback = { .len = sizeof(struct sockaddr_in),
 					  .in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) } };
@@ -36,7 +36,7 @@ static int open_server(struct server **s, const struct transfer *t, struct bench
 		.be_opts = t->be_opts,
 		.listen = link && link->name[0] ? bench_link_addr() : loopback,
 		.workers = t->workers,
-		.sessions = d ? guests + SESSIONS_MORE : 1,
+		.sessions = d ? guest_sessions + SESSIONS_MORE : 1,
 		.memory_max = memory_max,
 		.service = d ? dest_service(d) : (struct service){ .ops = NULL },
 		.cpus = t->cpus.n ? t->cpus.v : NULL,
@@ -64,7 +64,7 @@ static bool session_over(struct server *s)
 }
 
 static __attribute__((noreturn)) void child(int fd, pid_t parent, const struct transfer *t, struct bench_link *link,
-					    uint64_t memory_max, unsigned guests)
+					    uint64_t memory_max, unsigned guest_sessions)
 {
 	struct hello h = { 0 };
 	struct dest *d = NULL;
@@ -75,10 +75,10 @@ static __attribute__((noreturn)) void child(int fd, pid_t parent, const struct t
 		_exit(CMD_FAILED);
 	signal(SIGINT, SIG_IGN); /* the terminal sends it to both; the parent decides */
 	signal(SIGTERM, SIG_DFL);
-	if (guests)
+	if (guest_sessions)
 		h.rc = dest_open(&d, &(struct dest_config){ .memory_max = memory_max, .workers = t->workers }, &h.err);
 	if (h.rc == 0)
-		h.rc = open_server(&s, t, link, memory_max, d, guests, &h.err);
+		h.rc = open_server(&s, t, link, memory_max, d, guest_sessions, &h.err);
 	if (h.rc == 0)
 		h.addr = *server_bound(s);
 	if (write(fd, &h, sizeof(h)) != sizeof(h) || h.rc < 0)
@@ -112,7 +112,7 @@ static int hear_hello(int fd, struct hello *h, struct err *e)
 }
 
 int bench_peer_start(struct bench_peer *p, const struct transfer *t, struct bench_link *link, uint64_t memory_max,
-		     unsigned guests, struct err *e)
+		     unsigned guest_sessions, struct err *e)
 {
 	struct hello h = { 0 };
 	pid_t parent = getpid();
@@ -124,7 +124,7 @@ int bench_peer_start(struct bench_peer *p, const struct transfer *t, struct benc
 	fflush(NULL);
 	p->pid = fork();
 	if (p->pid == 0)
-		child(fds[1], parent, t, link, memory_max, guests);
+		child(fds[1], parent, t, link, memory_max, guest_sessions);
 	rc = p->pid < 0 ? -errno : 0;
 	close(fds[1]);
 	if (rc < 0) {

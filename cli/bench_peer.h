@@ -17,9 +17,9 @@ struct bench_peer {
 };
 
 /* Forks: to be called before there are threads. On loopback, or on side B of the link if there is one that is up (NULL:
- * none). guests: it takes so many migrated guests, too, as `dwcp serve` does. */
+ * none). guest_sessions: it takes migrated guests, too, as `dwcp serve` does, which come in so many; 0: none. */
 int bench_peer_start(struct bench_peer *p, const struct transfer *t, struct bench_link *link, uint64_t memory_max,
-		     unsigned guests, struct err *e);
+		     unsigned guest_sessions, struct err *e);
 /* Any state. done: its session was ended in order, so it ends by itself: waits for that, bounded, then kills it.
  * Otherwise ends it now. */
 void bench_peer_stop(struct bench_peer *p, bool done);

@@ -305,11 +305,13 @@ static int report(const struct migrate_cmd *m, int rc, bool moved, const char *j
 /* The destination, unless it is somebody else's: the network to it, its process, and this thread at its end. */
 static int start_peer(struct migrate_cmd *m, struct bench_peer *peer, struct err *e)
 {
+	/* What is waited for in post-copy comes in a session of its own. */
+	unsigned sessions = m->opts.guests * (migrate_policies[m->opts.policy].late ? 2 : 1);
 	uint64_t room = m->opts.guests * (m->opts.memory + ROOM_THERE);
 	int rc = m->opts.link[0] ? bench_link_up(m->net, e) : 0;
 
 	if (rc >= 0)
-		rc = bench_peer_start(peer, &m->transfer, m->net, room, m->opts.guests, e);
+		rc = bench_peer_start(peer, &m->transfer, m->net, room, sessions, e);
 	if (rc < 0)
 		return rc;
 	m->transfer.peer[0] = peer->addr;
