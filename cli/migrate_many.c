@@ -74,7 +74,7 @@ static void meet(struct lane *l, unsigned *there)
 
 	__atomic_add_fetch(there, 1, __ATOMIC_ACQ_REL);
 	while (__atomic_load_n(there, __ATOMIC_ACQUIRE) < a->n && !__atomic_load_n(&a->give_up, __ATOMIC_ACQUIRE))
-		if (!l->m.client || client_turn(l->m.client, TURN, &e) < 0)
+		if (!l->m.client || client_turn(l->m.client, TURN, &e) < 0 || client_stay(l->m.client, &e) < 0)
 			poll(NULL, 0, (int)(TURN / NS_PER_MS));
 }
 

@@ -45,8 +45,11 @@ static int settle(struct migrate_cmd *m, struct err *e)
 	uint64_t until = now() + m->opts.settle_ns, at;
 	int rc = 0;
 
-	while (rc >= 0 && !cmd_signal && (at = now()) < until)
-		rc = client_turn(m->client, until - at, e);
+	while (rc >= 0 && !cmd_signal && (at = now()) < until) {
+		rc = client_turn(m->client, min_u64(until - at, NS_PER_S), e);
+		if (rc >= 0)
+			rc = client_stay(m->client, e);
+	}
 	return rc;
 }
 

@@ -23,12 +23,27 @@ t_text() {
 	grep -q 'outcome *6 completed, 6 verified, of 6 the guest' "$dir/out" || fail "$(cat "$dir/out")"
 }
 
+# Each has two sessions.
+t_post_copy() {
+	local policy
+	for policy in postcopy hybrid; do
+		expect 0 '' dwcp "${many[@]}" --policy=$policy --downtime-limit=1ms --hybrid-rounds=1 --json="$dir/m.json"
+		jq -e '.completed == 6 and .verified and .self_check' "$dir/m.json" >/dev/null || fail "$(cat "$dir/m.json")"
+	done
+}
+
 t_to_a_server() {
 	serve
 	expect 0 '' dwcp "${many[@]}" --peer="$at" --json="$dir/m.json"
 	jq -e "$good and .destination_mbytes_per_migration == null" "$dir/m.json" >/dev/null || fail "$(cat "$dir/m.json")"
 	[[ $(dwcp guests "$at" | grep -c ' running ') == 6 ]] || fail "$(dwcp guests "$at")"
 	stop
+}
+
+# Longer than a server lets a session be in which nothing is asked.
+t_sessions_stay() {
+	[[ -n ${DWCP_TEST_LONG:-} ]] || skip "takes 65 s: set DWCP_TEST_LONG"
+	expect 0 '' dwcp migrate --guests=2 --memory=16MB --dirty-rate=5 --warm-up=0 --timeout=1s --settle=63s --downtime-limit=1s
 }
 
 # There is room for some of them: these move, and the others go on here.
