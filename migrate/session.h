@@ -84,7 +84,7 @@ struct migrate_config {
 	struct clock clock;
 	const volatile sig_atomic_t *cancel; /* non-zero: give up, if START was not sent yet; may be NULL */
 	/* Non-zero: nothing is sent until it is zero again. The guest runs on, where it is, and what it waits for in post-copy
-	 * still comes; a blackout is not held. May be NULL. */
+	 * still comes (without `urgent` it does not: it shares what is held); a blackout is not held. May be NULL. */
 	const volatile sig_atomic_t *hold;
 
 	void (*progress)(void *ctx, const struct migrate_progress *p); /* about every 50 ms; may be NULL */
