@@ -9,7 +9,7 @@
  */
 #include "kmod-free-tests/sim.h"
 #include "base/hugebuf.h"
-#include "migrate/dest.h"
+#include "migrate/dest_impl.h"
 #include "migrate/guest_synth.h"
 #include "migrate/session.h"
 
@@ -613,6 +613,36 @@ static void test_held_not_throttled(void **state)
 	}
 }
 
+/* What pages were decoded with is not kept with the guest that they have become. */
+static void test_decoders_go(void **state)
+{
+	(void)state;
+	for (size_t i = 0; migrate_policy_names[i]; i++) {
+		struct migrate_result r = { 0 };
+		struct err e = { 0 };
+		struct incoming *in;
+		struct world w;
+
+		open_world(&w, 3);
+		w.policy = &migrate_policies[i];
+		hde_opts_default(&w.hde, HDE_DATACENTER);
+		if (migrate_world(&w, &r, &e) < 0)
+			fail_msg("%s: %s", w.policy->name, e.why);
+		in = dest_find(w.dest, &r.id);
+		assert_non_null(in);
+		assert_true(in->hde || in->unpack);
+		client_close(w.sim.client);
+		w.sim.client = NULL;
+		sim_run(&w.sim, NS_PER_S);
+		assert_int_equal(in->sessions, 0);
+		assert_null(in->hde);
+		assert_null(in->unpack);
+		dest_put(in);
+		expect_there(&w);
+		close_world(&w);
+	}
+}
+
 /* A to B, B to C: what was received is dirtied and sent on. */
 static void test_chain(void **state)
 {
@@ -649,6 +679,7 @@ int main(void)
 		cmocka_unit_test(test_held_and_paced),
 		cmocka_unit_test(test_switchover_bandwidth),
 		cmocka_unit_test(test_held_not_throttled),
+		cmocka_unit_test(test_decoders_go),
 		cmocka_unit_test(test_held_from_the_beginning),
 		cmocka_unit_test(test_seeds),
 	};

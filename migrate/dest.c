@@ -272,6 +272,20 @@ static int do_prepare(struct dest *d, void **state, struct rcur *req, struct err
 	return 0;
 }
 
+/* Without a session nobody brings pages, and a guest that is whole never lacks any again: what they were decoded with would
+ * be its for life. Its lock held. */
+static void close_decoders(struct incoming *in)
+{
+	if (in->sessions)
+		return;
+	hde_dec_close(in->hde);
+	in->hde = NULL;
+	if (phase_of(in) != PHASE_RUNNING)
+		return;
+	unpack_close(in->unpack);
+	in->unpack = NULL;
+}
+
 /* ---- hand-over --------------------------------------------------------------------------------- */
 
 /* Sums of what memory holds now, in place of what was taken when it came. */
@@ -352,6 +366,8 @@ static int drop(struct incoming *in, bool by_operator, struct err *e)
 
 static int resume(struct incoming *in, struct err *e)
 {
+	int rc;
+
 	if (phase_of(in) == PHASE_HALTED)
 		return err_set(
 			e, -EINVAL,
@@ -363,7 +379,9 @@ static int resume(struct incoming *in, struct err *e)
 			       "the guest is %s%s: only one that is ready, and whose source is gone, can be "
 			       "resumed by hand",
 			       guest_phase_name(phase_of(in)), in->sessions ? ", its migration is not over" : "");
-	return start(in, &(struct wcur){ .bad = true }, e);
+	rc = start(in, &(struct wcur){ .bad = true }, e);
+	close_decoders(in);
+	return rc;
 }
 
 /* ---- questions --------------------------------------------------------------------------------- */
@@ -575,6 +593,7 @@ static void dest_ended(void *ctx, void *state)
 		dest_put(in);
 		return;
 	}
+	close_decoders(in);
 	switch (phase_of(in)) {
 	case PHASE_FILLING:
 		dest_late_alone(in);
