@@ -42,6 +42,9 @@ struct world {
 	uint64_t hold_from, hold_until; /* since the migration's begin… */
 	uint64_t hold_every;            /* …half of each so long; 0: all of it */
 	uint64_t held_since;
+	uint32_t chunk;
+	bool cannot_unpack;
+	struct unpack *unpack;         /* that was taken away from the destination */
 	const unsigned *throttle_held; /* must be 0 meanwhile */
 	bool auto_converge;
 	uint64_t dirty_limit;
@@ -114,6 +117,19 @@ static void hold_it(struct world *w, uint64_t at)
 		assert_int_equal(*w->throttle_held, 0);
 }
 
+static void take_unpack(struct world *w)
+{
+	struct incoming *in = dest_find(w->dest, w->id);
+
+	if (!in)
+		return;
+	if (in->unpack) {
+		w->unpack = in->unpack;
+		in->unpack = NULL;
+	}
+	dest_put(in);
+}
+
 static void step(struct sim *s)
 {
 	struct world *w = s->step_ctx;
@@ -132,6 +148,8 @@ static void step(struct sim *s)
 		w->paused_at = s->now;
 	}
 	w->was_running = synth_running(w->guest);
+	if (w->cannot_unpack)
+		take_unpack(w);
 	hold_it(w, s->now - w->began);
 	if (w->fate && !w->fate_in_blackout && !w->fate_at--) {
 		meet_fate(w);
@@ -145,6 +163,7 @@ static int reconnect(void *ctx, struct client **out, struct err *e)
 	struct client_config cfg = sim_client(&w->sim);
 
 	cfg.timeout_ns = 2 * NS_PER_S;
+	cfg.stage_chunk = migrate_chunk_room(w->chunk);
 	return client_open(out, &cfg, NULL, e);
 }
 
@@ -257,6 +276,7 @@ static int migrate_world(struct world *w, struct migrate_result *r, struct err *
 		cfg.policy = w->policy;
 	if (cfg.policy->late) /* or it would fit into the blackout */
 		cfg.limits.downtime_ns = 1;
+	w->chunk = chunk;
 	connect_world(w, chunk);
 	*mem_fabric_faults(s->fabric) = w->faults;
 	s->trouble = w->trouble;
@@ -643,6 +663,31 @@ static void test_decoders_go(void **state)
 	}
 }
 
+/* A destination that cannot unpack gets its pages all the same. */
+static void test_packed_refused(void **state)
+{
+	(void)state;
+	for (size_t i = 2; migrate_policy_names[i]; i++) {
+		struct migrate_result r = { 0 };
+		struct err e = { 0 };
+		struct world w;
+
+		open_world(&w, 3);
+		w.policy = &migrate_policies[i];
+		w.writes = 1;
+		hde_opts_default(&w.hde, HDE_DATACENTER);
+		w.cannot_unpack = true;
+		if (migrate_world(&w, &r, &e) < 0)
+			fail_msg("%s: %s", w.policy->name, e.why);
+		assert_int_equal(r.outcome, OUTCOME_COMPLETED);
+		assert_non_null(w.unpack);
+		assert_int_equal(r.late.recoveries, 1);
+		expect_there(&w);
+		close_world(&w);
+		unpack_close(w.unpack);
+	}
+}
+
 /* A to B, B to C: what was received is dirtied and sent on. */
 static void test_chain(void **state)
 {
@@ -679,6 +724,7 @@ int main(void)
 		cmocka_unit_test(test_held_and_paced),
 		cmocka_unit_test(test_switchover_bandwidth),
 		cmocka_unit_test(test_held_not_throttled),
+		cmocka_unit_test(test_packed_refused),
 		cmocka_unit_test(test_decoders_go),
 		cmocka_unit_test(test_held_from_the_beginning),
 		cmocka_unit_test(test_seeds),

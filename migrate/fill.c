@@ -3,6 +3,7 @@
 
 #include "base/bitmap.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/thread.h"
 #include "migrate/pack.h"
 #include <errno.h>
@@ -25,7 +26,8 @@ struct fill {
 	struct msg_guest_id id;
 	uint32_t per; /* pages of a chunk */
 	struct stage stage;
-	struct pack *pack; /* NULL: pages go as they are */
+	struct pack *pack; /* NULL: pages go as they are… */
+	bool plain;        /* …and so they do since packed ones were refused */
 	uint32_t *slots;   /* the pages of each chunk, per of them… */
 	uint16_t *taken;   /* …so many; NOT_TAKEN: nobody decided yet */
 	uint64_t n_chunks;
@@ -123,7 +125,7 @@ static ssize_t encode(void *ctx, unsigned worker, const struct stage_chunk *c, v
 	if (cap < c->len + FILL_OVERHEAD || chunk >= f->n_chunks)
 		return -EMSGSIZE;
 	pages_of_chunk(f, chunk, &l);
-	if (f->pack && l.n) {
+	if (f->pack && !f->plain && l.n) {
 		ssize_t len;
 
 		head = pages_put_head(&l, PAGES_PACKED, out);
@@ -141,7 +143,7 @@ static void acked(void *ctx, unsigned worker, const struct stage_chunk *c, uint6
 {
 	struct fill *f = ctx;
 
-	if (f->pack)
+	if (f->pack && !f->plain)
 		pack_acked(f->pack, worker, c->len, wire);
 }
 
@@ -183,6 +185,11 @@ static int send_bulk(struct fill *f, struct client *c, uint64_t most, struct err
 	if (rc == 0 && tx.acked_bytes < x.len)
 		rc = err_set(e, -ENOTCONN, "the pages that remain were stopped");
 	f->bulk_bytes += page_source_wire(c) - before;
+	/* The guest waits for them there: what can be done without is. */
+	if (rc < 0 && tx.status && f->pack && !f->plain) {
+		f->plain = true;
+		log_warn("packed pages were not taken (%s): the rest goes as it is", strerror(-tx.status));
+	}
 	return rc;
 }
 
