@@ -52,6 +52,7 @@ struct send {
 	struct transfer transfer;
 	struct source_list list;
 	struct send_job job;
+	json_t *not_sent; /* [{name, reason}]: on purpose */
 	uint64_t setup_ns, run_ns;
 	uint64_t reconnects, resumes;
 	bool interrupted;
@@ -156,6 +157,7 @@ static int print_json(const struct send *s, struct err *e)
 	json_object_update(result, totals);
 	json_object_update(result, more);
 	json_object_set(result, "failures", s->job.failures);
+	json_object_set(result, "not_sent", s->not_sent);
 	json_decref(totals);
 	json_decref(more);
 	rc = json_write(result, s->output.json, e);
@@ -248,6 +250,22 @@ static int finish(struct send *s, int rc, const struct err *why)
 	return status;
 }
 
+/* What the list leaves out: failures, and what is not sent on purpose. */
+static void note_left(struct send *s)
+{
+	const struct source_list *l = &s->list;
+
+	for (uint64_t i = 0; i < l->skipped + l->failed; i++) {
+		char why[sizeof(((struct err *)0)->why)];
+
+		snprintf(why, sizeof(why), "%s", l->left[i]->why);
+		client_clean(why);
+		json_array_append_new(l->left[i]->failed ? s->job.failures : s->not_sent,
+				      json_pack("{s:o?, s:o?}", "name", json_string(l->left[i]->path), "reason",
+						json_string(why)));
+	}
+}
+
 static int run(struct send *s, int n, char **argv)
 {
 	struct err e = { 0 };
@@ -263,6 +281,8 @@ static int run(struct send *s, int n, char **argv)
 	transfer_raise_limits();
 	cmd_catch_signals();
 	s->job.failures = json_array();
+	s->not_sent = json_array();
+	note_left(s);
 	s->job.totals.failed = s->list.failed;
 	rc = send_all(s, &e);
 	if (rc < 0 && !s->job.totals.batches)
@@ -270,6 +290,7 @@ static int run(struct send *s, int n, char **argv)
 	else
 		status = finish(s, rc, &e);
 	json_decref(s->job.failures);
+	json_decref(s->not_sent);
 	source_list_free(&s->list);
 	return status;
 }

@@ -78,7 +78,7 @@ static const struct opt rows[] = {
 	  .offset = FIELD(once),
 	  .def = "no",
 	  .help = "end after the first session, and after the guest that it brought is dropped; exit status 1 if that "
-		  "failed, 130 if a signal came before its end" },
+		  "failed, or a file did not come whole, 130 if a signal came before its end" },
 	{ .name = "sessions",
 	  .type = OPT_U32,
 	  .offset = FIELD(sessions),
@@ -408,7 +408,7 @@ static bool had_one(struct serve *s, bool *failed)
 	if (!s->opts.once)
 		return false;
 	server_counters(s->server, &sc, &ac, &bc);
-	*failed = sc.sessions_failed > 0;
+	*failed = sc.sessions_failed > 0 || sc.files_failed > 0;
 	return sc.sessions_started && !sc.sessions_now && !dest_list(s->guests, NULL, 0);
 }
 
@@ -419,7 +419,7 @@ static int run(struct serve *s, struct err *e)
 	while (!(done = had_one(s, &failed)) && !__atomic_load_n(&s->stop, __ATOMIC_ACQUIRE))
 		server_turn(s->server, NS_PER_S);
 	if (failed)
-		return err_set(e, -EIO, "the session did not end in order; -v shows why");
+		return err_set(e, -EIO, "the session did not end in order, or not every file came whole; -v shows why");
 	if (s->opts.once && !done)
 		return err_set(e, -EINTR, "interrupted before its session came to an end");
 	return 0;

@@ -109,8 +109,13 @@ static int take_statuses(struct send_job *job, struct batch *b, struct rcur *in,
 			break;
 		if (have)
 			it->have = min_u64(st.have, it->file.size);
-		if (st.status < 0 && !it->status)
+		it->later = have && (st.status == -EMFILE || st.status == -ENFILE);
+		if (it->later) {
+			it->status = st.status;
+			snprintf(job->later, sizeof(job->later), "%s", st.text);
+		} else if (st.status < 0 && !it->status) {
 			batch_report(job, it, st.status, st.text);
+		}
 	}
 	return in->bad ? err_set(e, -EPROTO,
 				 "%s sent an answer that this dwcp does not understand: install the same "
@@ -212,6 +217,43 @@ static uint64_t block_len(const struct batch_item *it, uint64_t block)
 	return min_u64(STORE_BLOCK, it->file.size - block * STORE_BLOCK);
 }
 
+static bool in_hole(const struct batch_item *it, uint64_t offset, uint32_t len)
+{
+	uint64_t lo = 0, hi = it->n_data;
+
+	while (lo < hi) { /* the first data that ends behind its beginning */
+		uint64_t mid = (lo + hi) / 2;
+
+		if (it->data[mid].offset + it->data[mid].len > offset)
+			hi = mid;
+		else
+			lo = mid + 1;
+	}
+	return lo == it->n_data || it->data[lo].offset >= offset + len;
+}
+
+/* Digest of a block; one that is a hole is not read. */
+static int digest_here(struct batch *b, const struct batch_item *it, uint64_t offset, uint32_t len, bool hole,
+		       struct digest128 *out)
+{
+	int rc = 0;
+
+	if (!hole) {
+		rc = source_read(&it->file, b->block, len, offset);
+	} else if (!b->zero_known || len != STORE_BLOCK) {
+		memset(b->block, 0, len);
+	} else {
+		*out = b->zero;
+		return 0;
+	}
+	*out = digest128_of(b->block, len);
+	if (hole && len == STORE_BLOCK) {
+		b->zero = *out;
+		b->zero_known = true;
+	}
+	return rc;
+}
+
 /* Compares blocks first … first+n-1 and plans those that differ. <0: as batch_plan; a file that cannot be read is
  * reported and ends with 1. */
 static int compare(struct send_job *job, struct batch *b, uint32_t object, uint64_t first, uint32_t n, struct err *e)
@@ -236,18 +278,18 @@ static int compare(struct send_job *job, struct batch *b, uint32_t object, uint6
 	digests = rcur_init(theirs, sizeof(theirs));
 	for (uint64_t block = first; block < first + n; block++) {
 		uint32_t len = (uint32_t)block_len(it, block);
+		bool hole = in_hole(it, block * STORE_BLOCK, len);
 		struct digest128 d, t;
 
 		t.lo = get_u64(&digests);
 		t.hi = get_u64(&digests);
-		rc = source_read(&it->file, b->block, len, block * STORE_BLOCK);
+		rc = digest_here(b, it, block * STORE_BLOCK, len, hole, &d);
 		if (rc < 0) {
 			it->read_error = rc;
 			return 1;
 		}
-		d = digest128_of(b->block, len);
 		if (d.lo == t.lo && d.hi == t.hi)
-			it->equal += len;
+			it->equal += hole ? 0 : len;
 		else if ((rc = plan_extent(b, object, block * STORE_BLOCK, len, e)) < 0)
 			return rc;
 	}

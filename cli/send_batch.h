@@ -7,7 +7,7 @@
 
 /* A reply holds a status and a text for each file, and must fit into WIRE_CTL_MAX. */
 #define BATCH_FILES 224
-/* A transfer that one file ends is done again without it: not more than this is sent twice, or one file. */
+/* A transfer that one file ends is done again without it, and without what is whole there. */
 #define BATCH_BYTES ((uint64_t)1 << 30)
 #define BATCH_EXTENTS 131072
 
@@ -19,7 +19,9 @@ struct batch_item {
 	uint64_t n_data;
 	uint64_t have;        /* bytes over there that may be equal */
 	uint64_t plan, equal; /* bytes to be sent, and not to be sent because they are there */
-	int status;           /* 0, or why it cannot be sent; reported already */
+	uint64_t acked;       /* of the plan, in the transfer under way or the last one; atomic */
+	int status;           /* 0, or why it cannot be sent; reported already, unless it is… */
+	bool later;           /* …refused for want of descriptors there: another try may be better */
 	int read_error;       /* of a worker */
 };
 
@@ -33,11 +35,19 @@ struct batch {
 	uint64_t n_ext, cap_ext;
 	uint8_t *scratch; /* WIRE_CTL_MAX bytes */
 	uint8_t *block;   /* STORE_BLOCK bytes */
+	bool zero_known;
+	struct digest128 zero; /* of STORE_BLOCK zeros, once known */
 };
 
 int batch_alloc(struct batch *b, struct err *e);
 void batch_free(struct batch *b);  /* any state */
 void batch_clear(struct batch *b); /* closes what is open here */
+
+/* Its plan is there, as far as is known here. */
+static inline bool batch_item_whole(const struct batch_item *it)
+{
+	return __atomic_load_n(&it->acked, __ATOMIC_RELAXED) >= it->plan;
+}
 
 bool batch_has_room(const struct batch *b, const struct source_entry *entry);
 /* Opens it here. An error of this entry is its own: the batch stays as it was. */

@@ -8,12 +8,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define AGAIN_MOST (2 * BATCH_FILES) /* of a batch, and of one that was begun before it was seen to */
+#define WAITS 50                     /* for descriptors over there, each… */
+#define WAIT_NS (100 * NS_PER_MS)
+
 struct run {
 	struct send_job *job;
 	struct batch batch;
 	struct stage stage; /* of every transfer */
 	struct hde_stage *hde;
-	uint64_t *failed; /* a bit for each entry of the list */
+	uint64_t *failed;           /* a bit for each entry of the list */
+	bool resume, folders;       /* how batches are opened and closed now */
+	uint32_t most;              /* files of a batch: what descriptors here and there allowed */
+	uint64_t again[AGAIN_MOST]; /* indices of what found no descriptor there */
+	uint32_t n_again, waits;
 };
 
 /* ---- the stage: a chunk is what the file holds ------------------------------------------------- */
@@ -45,7 +53,16 @@ static int decode(void *ctx, unsigned worker, const struct stage_chunk *c, const
 	return -EPROTO; /* nobody sends files back */
 }
 
-static const struct stage_ops read_files = { .name = "files", .overhead = 0, .encode = encode, .decode = decode };
+static void acked(void *ctx, unsigned worker, const struct stage_chunk *c, uint64_t wire)
+{
+	struct batch *b = ctx;
+
+	(void)worker;
+	(void)wire;
+	__atomic_fetch_add(&b->v[c->object].acked, c->len, __ATOMIC_RELAXED);
+}
+
+static const struct stage_ops read_files = { .name = "files", .encode = encode, .decode = decode, .acked = acked };
 
 static bool tick(void *ctx, uint64_t now_ns, uint64_t bytes)
 {
@@ -57,14 +74,21 @@ static bool tick(void *ctx, uint64_t now_ns, uint64_t bytes)
 
 /* ---- one batch --------------------------------------------------------------------------------- */
 
-static void drop_failed_extents(struct batch *b)
+/* What is left to be sent: not of files that failed, nor of those that are whole there. */
+static void keep_missing(struct batch *b)
 {
 	uint64_t n = 0;
 
-	for (uint64_t i = 0; i < b->n_ext; i++)
-		if (!b->v[b->ext[i].object].status)
+	for (uint64_t i = 0; i < b->n_ext; i++) {
+		const struct batch_item *it = &b->v[b->ext[i].object];
+
+		if (!it->status && !batch_item_whole(it))
 			b->ext[n++] = b->ext[i];
+	}
 	b->n_ext = n;
+	for (uint32_t i = 0; i < b->n; i++)
+		if (!batch_item_whole(&b->v[i]))
+			b->v[i].acked = 0;
 }
 
 /* The transfer ended because of one file; the reason is told. False: it was not a file. */
@@ -92,6 +116,46 @@ static bool blame(struct send_job *job, struct batch *b, const struct amst_tx *t
 	return true;
 }
 
+/* A file that was written to while it was sent is not complete over there. */
+static void check_unchanged(struct send_job *job, struct batch *b)
+{
+	struct err e;
+
+	for (uint32_t i = 0; i < b->n; i++) {
+		struct batch_item *it = &b->v[i];
+		int rc = 0;
+
+		if (!it->status && it->entry->kind == STORE_FILE)
+			rc = source_unchanged(&it->file, &e);
+		if (rc < 0)
+			batch_report(job, it, rc, e.why);
+	}
+}
+
+static int64_t count_whole(const struct batch *b)
+{
+	int64_t n = 0;
+
+	for (uint32_t i = 0; i < b->n; i++)
+		n += !b->v[i].status && batch_item_whole(&b->v[i]);
+	return n;
+}
+
+/* When nothing has become whole since the disk was full before, nothing else will: what is left is given up. *whole: how
+ * many files were then, -1: it was not. */
+static void disk_full(struct send_job *job, struct batch *b, const struct amst_tx *tx, int64_t *whole)
+{
+	int64_t before = *whole;
+	struct amst_tx of = { .status = tx->status };
+
+	*whole = count_whole(b);
+	if (*whole != before)
+		return;
+	for (of.status_object = 0; of.status_object < b->n; of.status_object++)
+		if (!batch_item_whole(&b->v[of.status_object]))
+			blame(job, b, &of);
+}
+
 static uint64_t wire_bytes(const struct send_job *job)
 {
 	struct amst_counters ac;
@@ -106,9 +170,10 @@ static int transfer(struct run *r, struct err *e)
 	struct send_job *job = r->job;
 	struct batch *b = &r->batch;
 	const struct client_tick on_tick = { .fn = tick, .ctx = job };
+	int64_t whole = -1;
 	int rc = 0;
 
-	while (drop_failed_extents(b), b->n_ext) {
+	while (keep_missing(b), b->n_ext) {
 		struct msg_xfer_result result = { 0 };
 		uint64_t wire = wire_bytes(job);
 		struct amst_tx tx = {
@@ -127,48 +192,73 @@ static int transfer(struct run *r, struct err *e)
 		job->totals.chunks_refused += tx.refused;
 		if (rc >= 0 || !blame(job, b, &tx))
 			return rc;
+		check_unchanged(job, b); /* whoever cuts one file cuts others, too */
+		if (tx.status == -ENOSPC || tx.status == -EDQUOT)
+			disk_full(job, b, &tx, &whole);
 	}
 	return 0;
 }
 
-/* A file that was written to while it was sent is not complete over there. */
-static void check_unchanged(struct send_job *job, struct batch *b)
+/* Those that found no descriptor there are put aside, and batches become smaller. */
+static int put_aside(struct run *r, struct err *e)
 {
-	struct err e;
+	struct batch *b = &r->batch;
+	uint32_t later = 0;
 
-	for (uint32_t i = 0; i < b->n; i++) {
-		struct batch_item *it = &b->v[i];
-		int rc = 0;
-
-		if (!it->status && it->entry->kind == STORE_FILE)
-			rc = source_unchanged(&it->file, &e);
-		if (rc < 0)
-			batch_report(job, it, rc, e.why);
+	for (uint32_t i = 0; i < b->n; i++)
+		later += b->v[i].later;
+	if (!later) {
+		r->waits = 0;
+		return 0;
 	}
+	/* None at all: others hold them, for some time. */
+	if (later == b->n && r->waits >= WAITS)
+		return 0;
+	r->waits += later == b->n;
+	r->most = (uint32_t)max_u64(b->n - later, 1);
+	for (uint32_t i = 0; i < b->n; i++)
+		if (b->v[i].later)
+			r->again[r->n_again++] = b->v[i].index;
+	return later == b->n ? client_turn(r->job->client, WAIT_NS, e) : 0;
 }
 
-static int run_batch(struct run *r, bool resume, bool folders, struct err *e)
+static void report_later(struct send_job *job, struct batch_item *it)
+{
+	char why[sizeof(job->later) + sizeof(job->transfer->target) + 8];
+
+	snprintf(why, sizeof(why), "%s, at %s", job->later, job->transfer->target);
+	batch_report(job, it, it->status, why);
+}
+
+static int run_batch(struct run *r, struct err *e)
 {
 	struct send_job *job = r->job;
 	struct batch *b = &r->batch;
+	uint32_t aside = r->n_again;
 	int rc = 0;
 
 	if (b->n) {
-		rc = batch_open(job, b, resume, e);
+		rc = batch_open(job, b, r->resume, e);
+		if (rc >= 0)
+			rc = put_aside(r, e);
 		if (rc >= 0)
 			rc = batch_plan(job, b, e);
 		if (rc >= 0)
 			rc = transfer(r, e);
 		if (rc >= 0) {
 			check_unchanged(job, b);
-			rc = batch_close(job, b, folders, e);
+			rc = batch_close(job, b, r->folders, e);
 		}
 		job->totals.batches++;
 	}
 	for (uint32_t i = 0; i < b->n; i++) {
-		job->totals.bytes_equal += b->v[i].equal;
-		if (b->v[i].status)
-			bitmap_set(r->failed, b->v[i].index);
+		struct batch_item *it = &b->v[i];
+
+		job->totals.bytes_equal += it->equal;
+		if (it->later && r->n_again == aside)
+			report_later(job, it);
+		if (it->status && (!it->later || r->n_again == aside))
+			bitmap_set(r->failed, it->index);
 	}
 	batch_clear(b);
 	return rc < 0 ? rc : 0;
@@ -176,17 +266,59 @@ static int run_batch(struct run *r, bool resume, bool folders, struct err *e)
 
 /* ---- all of them ------------------------------------------------------------------------------- */
 
-static void add(struct run *r, uint64_t i)
+static bool no_descriptor(int rc)
+{
+	return rc == -EMFILE || rc == -ENFILE;
+}
+
+/* Adds it to the batch; one that is full is sent before. */
+static int add(struct run *r, uint64_t i, struct err *e)
 {
 	const struct source_entry *entry = r->job->list->v[i];
 	struct batch_item lost = { .entry = entry };
-	struct err e;
-	int rc = batch_add(&r->batch, entry, i, &e);
+	struct batch *b = &r->batch;
+	struct err why;
+	int rc = b->n < r->most && batch_has_room(b, entry) ? 0 : run_batch(r, e), added;
 
-	if (rc < 0) {
-		batch_report(r->job, &lost, rc, e.why);
+	if (rc < 0)
+		return rc;
+	added = batch_add(b, entry, i, &why);
+	if (no_descriptor(added) && b->n) {
+		r->most = b->n;
+		rc = run_batch(r, e);
+		added = rc < 0 ? 0 : batch_add(b, entry, i, &why);
+	}
+	if (added < 0) {
+		batch_report(r->job, &lost, added, why.why);
 		bitmap_set(r->failed, i);
 	}
+	return rc;
+}
+
+/* What is in the batch, and what was put aside until nothing is. */
+static int run_rest(struct run *r, struct err *e)
+{
+	int rc = run_batch(r, e);
+
+	while (rc == 0 && r->n_again) {
+		uint64_t again[AGAIN_MOST];
+		uint32_t n = r->n_again;
+
+		memcpy(again, r->again, n * sizeof(again[0]));
+		r->n_again = 0;
+		for (uint32_t k = 0; rc == 0 && k < n; k++)
+			rc = add(r, again[k], e);
+		if (rc == 0)
+			rc = run_batch(r, e);
+	}
+	return rc;
+}
+
+static int add_or_run(struct run *r, uint64_t i, struct err *e)
+{
+	int rc = r->n_again ? run_rest(r, e) : 0;
+
+	return rc < 0 ? rc : add(r, i, e);
 }
 
 static int send_contents(struct run *r, struct err *e)
@@ -194,13 +326,9 @@ static int send_contents(struct run *r, struct err *e)
 	const struct source_list *l = r->job->list;
 	int rc = 0;
 
-	for (uint64_t i = 0; rc == 0 && i < l->n; i++) {
-		if (!batch_has_room(&r->batch, l->v[i]))
-			rc = run_batch(r, r->job->resume, false, e);
-		if (rc == 0)
-			add(r, i);
-	}
-	return rc == 0 ? run_batch(r, r->job->resume, false, e) : rc;
+	for (uint64_t i = 0; rc == 0 && i < l->n; i++)
+		rc = add_or_run(r, i, e);
+	return rc == 0 ? run_rest(r, e) : rc;
 }
 
 /* Folders once more, deepest first: now nothing changes in them any more. */
@@ -209,15 +337,12 @@ static int finish_folders(struct run *r, struct err *e)
 	const struct source_list *l = r->job->list;
 	int rc = 0;
 
-	for (uint64_t i = l->n; rc == 0 && i-- > 0;) {
-		if (l->v[i]->kind != STORE_DIR || bitmap_test(r->failed, i))
-			continue;
-		if (!batch_has_room(&r->batch, l->v[i]))
-			rc = run_batch(r, false, true, e);
-		if (rc == 0)
-			add(r, i);
-	}
-	return rc == 0 ? run_batch(r, false, true, e) : rc;
+	r->resume = false;
+	r->folders = true;
+	for (uint64_t i = l->n; rc == 0 && i-- > 0;)
+		if (l->v[i]->kind == STORE_DIR && !bitmap_test(r->failed, i))
+			rc = add_or_run(r, i, e);
+	return rc == 0 ? run_rest(r, e) : rc;
 }
 
 /* Files are read by the worker that sends them, and compressed there when that is asked for. */
@@ -238,6 +363,8 @@ int send_files(struct send_job *job, struct err *e)
 	if (!r)
 		return err_set(e, -ENOMEM, "no memory for a batch of files: free some");
 	r->job = job;
+	r->resume = job->resume;
+	r->most = BATCH_FILES;
 	r->failed = calloc(bitmap_words(job->list->n) + 1, sizeof(*r->failed));
 	rc = r->failed ? batch_alloc(&r->batch, e) : err_set(e, -ENOMEM, "no memory for the list of files: free some");
 	if (rc == 0)

@@ -37,6 +37,7 @@ struct send_job {
 	struct progress progress;
 	struct send_totals totals;
 	json_t *failures; /* [{name, reason}], or NULL */
+	char later[256];  /* why the receiver could not open all of a batch, the last time */
 };
 
 /* Sends everything it can; a file that cannot be sent is reported and counted, and the others go on. <0: the session

@@ -69,6 +69,8 @@ static void inner_acked(void *ctx, unsigned worker, const struct stage_chunk *c,
 	struct hde_batch b = { .n = 1, .bytes = c->len };
 
 	hde_acked(s->enc, worker, &b, wire);
+	if (s->inner.ops->acked)
+		s->inner.ops->acked(s->inner.ctx, worker, c, wire);
 }
 
 static const struct stage_ops memory_ops = {

@@ -81,6 +81,20 @@ t_once_failed() {
 	[[ $rc == 1 ]] || fail "status $rc: $(cat "$dir/serve.err")"
 }
 
+# A file that did not come whole is no success either.
+t_once_incomplete() {
+	serve --once --store="$dir/store"
+	head -c 50M /dev/urandom >"$dir/file"
+	"$DWCP" send --pacing-enabled --pacing-rate=50Mbps --streams=2 "$dir/file" "$at" >"$dir/out" 2>&1 &
+	local client=$!
+	until_ok 20 test -e "$dir/store/.file.dwcp-part"
+	kill -INT "$client"
+	reap "$client" 20
+	reap "$server" 20
+	[[ $rc == 1 ]] || fail "status $rc"
+	grep -q 'not every file came whole' "$dir/serve.err" || fail "$(cat "$dir/serve.err")"
+}
+
 t_backend_list() {
 	serve --backend=rdma,tcp
 	stop

@@ -104,6 +104,22 @@ static void test_settled_together(void **state)
 	}
 }
 
+/* Somebody cut the part: what was written is not all there any more. */
+static void test_part_cut(void **state)
+{
+	struct store_file *f;
+	struct err e = { 0 };
+
+	(void)state;
+	tree_write(dir, "f", "old", 3);
+	assert_int_equal(try_begin(store, "f", 3, false, &f, NULL), 0);
+	assert_int_equal(store_write(f, "new", 3, 0), 0);
+	assert_int_equal(truncate(tree_path(dir, ".f.dwcp-part"), 1), 0);
+	assert_int_equal(store_finish(f, false, &e), -ESTALE);
+	assert_non_null(strstr(e.why, "all of the part file of \"f\""));
+	tree_expect(dir, "f", "old", 3);
+}
+
 static int begin_elsewhere(void *ctx)
 {
 	struct store_file *f;
@@ -517,10 +533,17 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, store_setup, store_teardown)
-		TEST(test_two_receivers),           TEST(test_part_taken_away),      TEST(test_part_with_second_name),
-		TEST(test_folder_swapped_for_link), TEST(test_receivers_take_turns), TEST(test_disk_full),
-		TEST(test_file_size_limit),         TEST(test_without_privilege),    TEST(test_flush_fails),
+		TEST(test_two_receivers),
+		TEST(test_part_taken_away),
+		TEST(test_part_with_second_name),
+		TEST(test_folder_swapped_for_link),
+		TEST(test_receivers_take_turns),
+		TEST(test_disk_full),
+		TEST(test_file_size_limit),
+		TEST(test_without_privilege),
+		TEST(test_flush_fails),
 		TEST(test_settled_together),
+		TEST(test_part_cut),
 	};
 
 	return cmocka_run_group_tests_name("store_faults", tests, NULL, NULL);

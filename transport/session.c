@@ -47,6 +47,8 @@ struct session *session_start(struct server *srv, const uint8_t id[16], struct b
 	struct session *s = NULL;
 	uint32_t slot, generation;
 	struct be_info info;
+	struct err e = { .why = "no memory" };
+	int rc;
 
 	for (slot = 0; slot < srv->slots && !s; slot++)
 		if (!srv->sessions[slot].used)
@@ -62,13 +64,17 @@ struct session *session_start(struct server *srv, const uint8_t id[16], struct b
 	s->opened_at = s->active_at = now_of(s);
 	s->timeout_ns = srv->cfg.timeout_ns;
 	s->reply = malloc(WIRE_CTL_MAX);
-	if (!s->reply || jobs_open(&s->jobs, 1, !srv->cfg.manual, session_notify, srv, NULL) < 0) {
+	if (!s->reply || jobs_open(&s->jobs, 1, !srv->cfg.manual, session_notify, srv, &e) < 0) {
+		log_error("a connection is refused: %s", e.why);
 		srv->cfg.ops->reject(srv->ctl, r, NULL);
 		goto out;
 	}
 	session_put_ok(s, reply);
-	if (srv->cfg.ops->accept(srv->ctl, r, reply, 0, cookie_of(s), &s->ctl) < 0)
+	rc = srv->cfg.ops->accept(srv->ctl, r, reply, 0, cookie_of(s), &s->ctl);
+	if (rc < 0) {
+		log_error("a connection is refused: %s", strerror(-rc));
 		goto out;
+	}
 	s->last_ctl = s->ctl;
 	s->ctl_open = 1;
 	if (srv->cfg.ops->info(srv->ctl, s->ctl, &info) == 0) {

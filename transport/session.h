@@ -93,7 +93,6 @@ struct session {
 	bool folder[WIRE_BATCH_MAX];
 	uint32_t n_files, files_good, files_bad;
 	uint64_t file_bytes;    /* what the peer said that they will hold */
-	bool files_whole;       /* the last transfer of them ended, and all of it was here */
 	struct rcur files_in;   /* the list of FILES_OPEN, from its beginning… */
 	uint64_t files_at;      /* …when it came… */
 	uint32_t files_refused; /* …how many of it were refused when it was last tried… */

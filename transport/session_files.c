@@ -47,7 +47,7 @@ static void run_files_open(struct session *s)
 	drop_files(s, !s->files_busy); /* what the last try of this list opened was not given up by anybody */
 	s->files_bad -= s->files_refused;
 	s->files_refused = 0;
-	s->files_busy = s->files_whole = false;
+	s->files_busy = false;
 	s->in = s->files_in;
 	n = get_u16(&s->in);
 	session_reply(s, 0, "%s", "");
@@ -67,8 +67,10 @@ static void run_files_open(struct session *s)
 			s->file_bytes += min_u64(spec->size, INT64_MAX / WIRE_BATCH_MAX);
 		s->n_files = i + 1;
 		s->folder[i] = spec->kind == STORE_DIR;
-		s->files_refused += rc < 0;
-		s->files_bad += rc < 0;
+		if (rc != -EMFILE && rc != -ENFILE) { /* the sender tries these again */
+			s->files_refused += rc < 0;
+			s->files_bad += rc < 0;
+		}
 		s->files_busy |= rc == -EBUSY;
 		put_file_status(s, rc < 0 ? rc : 0, have, rc < 0 ? e.why : "");
 	}
@@ -273,9 +275,9 @@ void session_files_write(struct session *s)
 }
 
 /* What the client calls complete is looked at: the old file would be lost. */
-static bool is_whole(const struct session *s, const struct store_file *f, const struct msg_file_close *m)
+static bool is_whole(const struct store_file *f, const struct msg_file_close *m)
 {
-	return !m->bytes || (s->files_whole && store_written(f) >= m->bytes);
+	return !m->bytes || store_written(f) >= m->bytes;
 }
 
 static void settle_whole(const struct session *s, struct rcur in, uint32_t n, bool sync)
@@ -285,18 +287,17 @@ static void settle_whole(const struct session *s, struct rcur in, uint32_t n, bo
 
 	for (uint32_t i = 0; i < n; i++) {
 		wire_get(&in, &wire_file_close, &m);
-		if (!in.bad && m.complete && s->files[i] && is_whole(s, s->files[i], &m))
+		if (!in.bad && m.complete && s->files[i] && is_whole(s->files[i], &m))
 			whole[i] = s->files[i];
 	}
 	store_settle(whole, n, sync);
 }
 
-static int close_one(const struct session *s, struct store_file *f, const struct msg_file_close *m, bool sync,
-		     struct err *e)
+static int close_one(struct store_file *f, const struct msg_file_close *m, bool sync, struct err *e)
 {
 	char name[STORE_NAME_SHOWN];
 
-	if (is_whole(s, f, m))
+	if (is_whole(f, m))
 		return store_finish(f, sync, e);
 	err_set(e, -EBADMSG, "\"%s\" is not whole: %llu of %llu bytes arrived; send it again with --resume",
 		store_name_show(name, sizeof name, store_file_name(f)), (unsigned long long)store_written(f),
@@ -324,7 +325,7 @@ static void run_files_close(struct session *s)
 		if (!f)
 			err_set(&e, rc = -ENOENT, "was not open");
 		else if (m.complete && !s->in.bad)
-			rc = close_one(s, f, &m, sync, &e);
+			rc = close_one(f, &m, sync, &e);
 		else
 			store_abandon(f, true);
 		/* A folder that is closed without being complete was only prepared; what was never open is counted. */

@@ -120,8 +120,6 @@ static void xfer_prepare(struct session *s)
 		session_answer(s, rc, e->why);
 		return;
 	}
-	if (s->job_xfer.kind == XFER_FILES)
-		s->files_whole = false;
 	s->rx_active = true;
 	s->op = OP_RX_READY;
 }
@@ -176,8 +174,6 @@ static void answer_rx(struct session *s)
 
 	wire_get(&s->in, &wire_xfer_end, &m);
 	r.whole = r.placed >= m.chunks && r.distinct >= min_u64(m.chunks, s->rx.pass_chunks);
-	if (s->job_xfer.kind == XFER_FILES)
-		s->files_whole = r.whole;
 	amst_rx_free(&s->rx);
 	s->rx_active = false;
 	session_reply(s, 0, "%s", "");

@@ -27,6 +27,13 @@ struct source_entry {
 	char path[];          /* here */
 };
 
+/* What is not sent, and why. */
+struct source_left {
+	bool failed;     /* it should have been */
+	const char *why; /* "is a symbolic link"; of what failed a sentence with its name */
+	char path[];
+};
+
 struct source_list {
 	struct source_entry **v; /* parents before children, the same order each time */
 	uint64_t n, cap;
@@ -35,8 +42,10 @@ struct source_list {
 	 * listed. The first ten are warned about by name, the others by their number. */
 	uint64_t skipped;
 	/* Not sent, and should have been: what lies below an operand and cannot be read, or has a name that no store takes.
-	 * Told as errors, the first ten by name. */
+	 * Each is told as an error. */
 	uint64_t failed;
+	struct source_left **left; /* both, in the order in which they were found: skipped + failed of them */
+	uint64_t left_cap;
 };
 
 /*

@@ -55,7 +55,10 @@ void source_list_free(struct source_list *l)
 {
 	for (uint64_t i = 0; i < l->n; i++)
 		free(l->v[i]);
+	for (uint64_t i = 0; i < l->skipped + l->failed; i++)
+		free(l->left[i]);
 	free(l->v);
+	free(l->left);
 	*l = (struct source_list){ 0 };
 }
 
@@ -95,25 +98,67 @@ static int list_add(struct source_list *l, const struct place *p, const struct s
 	return 0;
 }
 
-static void list_skip(struct source_list *l, const struct place *p, const char *why)
+/* Notes what is not sent. why: a string that stays, or with `failed` any, which is copied behind the path. */
+static int list_left(struct source_list *l, const struct place *p, const char *why, bool failed, struct err *e)
 {
-	char shown[STORE_NAME_SHOWN], *path;
+	uint64_t n = l->skipped + l->failed, cap = l->left_cap ? l->left_cap * 2 : 16;
+	size_t head = sizeof(struct source_left);
+	struct source_left *left, **bigger = l->left;
+	char *path;
 
-	if (l->skipped++ >= WARNINGS_MAX)
-		return;
-	path = place_join(p, 0);
-	log_warn("not sent: \"%s\" %s", store_name_show(shown, sizeof shown, path ? path : p->child), why);
-	free(path);
+	if (n == l->left_cap) {
+		bigger = realloc(l->left, cap * sizeof(l->left[0]));
+		if (!bigger)
+			return place_fail(e, -ENOMEM, "list", p);
+		l->left = bigger;
+		l->left_cap = cap;
+	}
+	left = (struct source_left *)place_join(p, head);
+	if (!left)
+		return place_fail(e, -ENOMEM, "list", p);
+	if (failed) {
+		size_t len = strlen(left->path) + 1;
+		struct source_left *longer = realloc(left, head + len + strlen(why) + 1);
+
+		if (!longer) {
+			free(left);
+			return place_fail(e, -ENOMEM, "list", p);
+		}
+		left = longer;
+		path = left->path + len;
+		memcpy(path, why, strlen(why) + 1);
+		why = path;
+	}
+	left->failed = failed;
+	left->why = why;
+	l->left[n] = left;
+	l->failed += failed;
+	l->skipped += !failed;
+	return 0;
+}
+
+static int list_skip(struct source_list *l, const struct place *p, const char *why, struct err *e)
+{
+	char shown[STORE_NAME_SHOWN];
+	int rc = list_left(l, p, why, false, e);
+
+	if (rc == 0 && l->skipped <= WARNINGS_MAX)
+		log_warn("not sent: \"%s\" %s",
+			 store_name_show(shown, sizeof shown, l->left[l->skipped + l->failed - 1]->path), why);
+	return rc;
 }
 
 /* One entry below an operand: the others are sent all the same. 0, or -ENOMEM, which ends the walk. */
-static int list_fail(struct source_list *l, int rc, const struct err *e)
+static int list_fail(struct source_list *l, const struct place *p, int rc, struct err *e)
 {
+	struct err why = *e;
+
 	if (rc == -ENOMEM)
 		return rc;
-	if (l->failed++ < WARNINGS_MAX)
-		log_error("not sent: %s", e->why);
-	return 0;
+	rc = list_left(l, p, why.why, true, e);
+	if (rc == 0)
+		log_error("not sent: %s", why.why);
+	return rc;
 }
 
 /* Takes over fd. What is no regular file (any more) is -ENOTSUP. */
@@ -143,25 +188,18 @@ static int add_child(struct source_list *l, int dir, const struct place *p, stru
 	if (fstatat(dir, p->child, &st, AT_SYMLINK_NOFOLLOW)) {
 		if (errno != ENOENT)
 			return place_fail(e, -errno, "examine", p);
-		list_skip(l, p, "has vanished");
-		return 0;
+		return list_skip(l, p, "has vanished", e);
 	}
 	if (S_ISDIR(st.st_mode))
 		return list_add(l, p, &st, 0, e);
-	if (!S_ISREG(st.st_mode)) {
-		list_skip(l, p, S_ISLNK(st.st_mode) ? "is a symbolic link" : "is a device, socket or fifo");
-		return 0;
-	}
-	if (store_is_part_name(p->child)) {
-		list_skip(l, p, "is the unfinished part of a received file");
-		return 0;
-	}
+	if (!S_ISREG(st.st_mode))
+		return list_skip(l, p, S_ISLNK(st.st_mode) ? "is a symbolic link" : "is a device, socket or fifo", e);
+	if (store_is_part_name(p->child))
+		return list_skip(l, p, "is the unfinished part of a received file", e);
 	fd = store_open_at(dir, p->child, O_RDONLY | O_NONBLOCK, 0);
 	rc = fd < 0 ? fd : add_open_file(l, p, fd, e);
-	if (rc == -ENOENT || rc == -ELOOP || rc == -ENOTSUP) {
-		list_skip(l, p, "has vanished or is no file any more");
-		return 0;
-	}
+	if (rc == -ENOENT || rc == -ELOOP || rc == -ENOTSUP)
+		return list_skip(l, p, "has vanished or is no file any more", e);
 	return fd < 0 ? place_fail(e, fd, "read", p) : rc;
 }
 
@@ -246,7 +284,7 @@ static int list_folder(struct source_list *l, const struct place *where, struct 
 		p.child = names.v[i];
 		rc = add_child(l, dirfd(d), &p, e);
 		if (rc < 0)
-			rc = list_fail(l, rc, e);
+			rc = list_fail(l, &p, rc, e);
 	}
 out:
 	names_free(&names);
@@ -330,7 +368,7 @@ static int walk_operand(struct source_list *l, const char *operand, bool recursi
 				    .name_at = (size_t)(v->name - v->path) };
 		rc = list_folder(l, &p, e);
 		if (rc < 0 && i > first)
-			rc = list_fail(l, rc, e);
+			rc = list_fail(l, &p, rc, e);
 	}
 	return rc;
 }
@@ -373,8 +411,6 @@ int source_walk(struct source_list *l, char *const *operands, int n, bool recurs
 		rc = walk_operand(l, operands[i], recursive, e);
 	if (l->skipped > WARNINGS_MAX)
 		log_warn("not sent: %llu more", (unsigned long long)(l->skipped - WARNINGS_MAX));
-	if (l->failed > WARNINGS_MAX)
-		log_error("not sent: %llu more", (unsigned long long)(l->failed - WARNINGS_MAX));
 	if (!rc && n > 1)
 		rc = find_twins(l, e);
 	if (rc < 0)

@@ -50,9 +50,12 @@ static int settle(struct store_file *f, bool sync, struct err *e)
 {
 	struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, f->mtime };
 	int rc = part_is_ours(&f->part);
+	struct stat st;
 
 	if (rc <= 0)
 		return store_fail(e, rc < 0 ? rc : -ESTALE, "find the part file of", f->name);
+	if (fstat(f->part.fd, &st) || (uint64_t)st.st_size != f->size)
+		return store_fail(e, -ESTALE, "find all of the part file of", f->name);
 	if (fchmod(f->part.fd, f->mode) || futimens(f->part.fd, times))
 		return store_fail(e, -errno, "set mode and time of", f->name);
 	/* An older NAME may not give way to one whose data a power loss would take. */
@@ -72,9 +75,7 @@ static int finish_part(struct store_file *f, bool sync, struct err *e)
 	}
 	/* Some network file systems tell of a failed write only at close; the lock outlives a twin's. */
 	twin = dup(f->part.fd);
-	if (twin < 0)
-		return store_fail(e, -errno, "complete the writing of", f->name);
-	if (close(twin))
+	if (twin < 0 ? fdatasync(f->part.fd) : close(twin)) /* a flush needs no descriptor */
 		return flush_failed(f, -errno, "complete the writing of", e);
 	if (renameat(f->part.parent, f->part.file, f->part.parent, f->part.base))
 		return store_fail(e, -errno, "put in place", f->name);

@@ -201,7 +201,7 @@ static const char *remedy(int code)
 	switch (-code) {
 	case ENOSPC:
 	case EDQUOT:
-		return "free some space there or use another folder";
+		return "free some space there (or inodes: `df -i`) or use another folder";
 	case EACCES:
 	case EPERM:
 		return "check its permissions and owner, and those of its folder";

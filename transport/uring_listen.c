@@ -4,6 +4,7 @@
  * caller's, on any thread), then back; DROPPED while a receive of a refused one is in flight.
  * Their number is bounded: when all are in use, the oldest that still owes its preamble goes.
  */
+#include "base/clock.h"
 #include "base/util.h"
 #include "transport/uring_impl.h"
 #include <errno.h>
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 #define BACKLOG 4096
+#define BIND_PATIENCE NS_PER_S
 #define SHED_MAX 64 /* connections turned away per back-off, when descriptors ran out */
 
 /* --- lists --- */
@@ -312,6 +314,19 @@ void requests_flush(struct uring *u)
 
 /* --- hooks --- */
 
+/* A process that was killed holds its port until the kernel has taken its ring apart, some time after its end. */
+static int bind_patiently(int fd, const struct be_addr *at)
+{
+	uint64_t until = clock_now(&clock_mono) + BIND_PATIENCE;
+
+	while (bind(fd, &at->sa, at->len) < 0) {
+		if (errno != EADDRINUSE || clock_now(&clock_mono) >= until)
+			return -1;
+		usleep(20000);
+	}
+	return 0;
+}
+
 int uring_listen(struct be *be, const struct be_addr *at, struct be_addr *bound, struct err *e)
 {
 	struct uring *u = uring_of(be);
@@ -328,7 +343,7 @@ int uring_listen(struct be *be, const struct be_addr *at, struct be_addr *bound,
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
 	if (at->sa.sa_family == AF_INET6)
 		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero);
-	if (bind(fd, &at->sa, at->len) < 0 || listen(fd, BACKLOG) < 0 || getsockname(fd, &got.sa, &got.len) < 0) {
+	if (bind_patiently(fd, at) < 0 || listen(fd, BACKLOG) < 0 || getsockname(fd, &got.sa, &got.len) < 0) {
 		r = -errno;
 		err_set(e, r, "cannot listen on %s: %s%s", name, strerror(-r),
 			r == -EADDRINUSE      ? "; choose another port or stop what listens there"
