@@ -12,8 +12,8 @@ static const struct cmd_usage usage = {
 	.operands = "[HOST[:PORT]]",
 	.about =
 		"Lists the guests of a `dwcp serve` (127.0.0.1:7411). A guest that is \"ready, paused\" came whole, and its "
-		"source left before it said that it may run: if you know that the source does not run it, --resume runs it "
-		"here, else --drop it. One that is \"halted\" ran here in post-copy and lacks pages that only its source has: it goes "
+		"source left before it said that it may run; one that is \"paused, in doubt\" was moved on, and nobody knows "
+		"whether it arrived: if you know that it does not run there, --resume runs it here, else --drop it. One that is \"halted\" ran here in post-copy and lacks pages that only its source has: it goes "
 		"on by itself when the source comes back. --move sends a running one on to another host.",
 	.examples = "  dwcp guests\n  dwcp guests 10.0.0.2 --json\n"
 		    "  dwcp guests 10.0.0.2 --check=5f0c2a…\n  dwcp guests --resume=5f0c2a…\n"

@@ -236,11 +236,13 @@ static int plan(struct migrate_cmd *m, struct err *e)
 			"--max-bandwidth: with --policy=%s everything is sent in the blackout, which is not slowed "
 			"down; choose precopy",
 			migrate_policies[o->policy].name);
-	if (o->max_bandwidth && !(o->max_bandwidth / 8 / o->guests))
-		return err_set(e, -EINVAL,
-			       "--max-bandwidth: less than a byte per second for each of %u guests; give it more, or 0 "
-			       "for no limit",
-			       o->guests);
+	if (o->max_bandwidth && (double)o->max_bandwidth / 8 / o->guests * (double)m->transfer_opts.timeout_ns / 1e9 <
+					(double)(2 * m->transfer_opts.chunk))
+		return err_set(
+			e, -EINVAL,
+			"--max-bandwidth: a chunk of %llu bytes takes half of --timeout and more for each of %u guests; "
+			"give it more, 0 for no limit, or a smaller --chunk-size",
+			(unsigned long long)m->transfer_opts.chunk, o->guests);
 	if (o->switchover_bandwidth && !o->max_bandwidth)
 		return err_set(
 			e, -EINVAL,

@@ -261,7 +261,7 @@ static void note_left(struct send *s)
 		snprintf(why, sizeof(why), "%s", l->left[i]->why);
 		client_clean(why);
 		json_array_append_new(l->left[i]->failed ? s->job.failures : s->not_sent,
-				      json_pack("{s:o?, s:o?}", "name", json_string(l->left[i]->path), "reason",
+				      json_pack("{s:o?, s:o?}", "name", json_string(l->left[i]->name), "reason",
 						json_string(why)));
 	}
 }

@@ -376,8 +376,8 @@ static void close_all(struct serve *s)
 	s->closing = true;
 	pthread_mutex_unlock(&s->wake_mu);
 	server_close(s->server); /* may take its time: a second signal must be able to cut it short */
-	signals_end(s);
 	dest_close(s->guests);
+	signals_end(s);
 	store_close(s->store);
 }
 
@@ -389,7 +389,7 @@ static int announce(const struct serve *s, struct err *e)
 
 	addr_format(at, sizeof(at), bound);
 	if (!addr_is_loopback(bound))
-		log_warn("listening on %s without keys: whoever reaches this port may send", at);
+		log_warn("listening on %s without keys: whoever reaches this port may send, and have its guests moved", at);
 	printf("listening on %s\n", at);
 	if (cmd_flush() < 0)
 		return err_set(e, cmd_flush(),

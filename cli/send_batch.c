@@ -92,30 +92,38 @@ void batch_report(struct send_job *job, struct batch_item *it, int status, const
 
 /* ---- open and close there ---------------------------------------------------------------------- */
 
-/* Reads {n, statuses} of these entries, NULL: of all; one that was fine and is refused is reported. */
+/* What an answer of statuses is about. */
+enum asked { ASKED_OPEN, ASKED_WRITE, ASKED_CLOSE };
+
+static void take_status(struct send_job *job, struct batch_item *it, const struct msg_file_status *st, enum asked asked)
+{
+	if (asked == ASKED_OPEN)
+		it->have = min_u64(st->have, it->file.size);
+	if (st->status >= 0 || it->status)
+		return;
+	if (asked != ASKED_CLOSE && (st->status == -EMFILE || st->status == -ENFILE)) {
+		it->later = true;
+		it->status = st->status;
+		snprintf(job->later, sizeof(job->later), "%s", st->text);
+	} else {
+		batch_report(job, it, st->status, st->text);
+	}
+}
+
+/* Reads {n, statuses} of these entries, NULL: of all; one that was fine and is refused is reported, or kept for later. */
 static int take_statuses(struct send_job *job, struct batch *b, struct rcur *in, const uint32_t *of, uint32_t n_of,
-			 bool have, struct err *e)
+			 enum asked asked, struct err *e)
 {
 	uint32_t n = get_u16(in);
 
 	if (n != n_of)
 		in->bad = true;
 	for (uint32_t i = 0; i < n && !in->bad; i++) {
-		struct batch_item *it = &b->v[of ? of[i] : i];
 		struct msg_file_status st;
 
 		wire_get(in, &wire_file_status, &st);
-		if (in->bad)
-			break;
-		if (have)
-			it->have = min_u64(st.have, it->file.size);
-		it->later = have && (st.status == -EMFILE || st.status == -ENFILE);
-		if (it->later) {
-			it->status = st.status;
-			snprintf(job->later, sizeof(job->later), "%s", st.text);
-		} else if (st.status < 0 && !it->status) {
-			batch_report(job, it, st.status, st.text);
-		}
+		if (!in->bad)
+			take_status(job, &b->v[of ? of[i] : i], &st, asked);
 	}
 	return in->bad ? err_set(e, -EPROTO,
 				 "%s sent an answer that this dwcp does not understand: install the same "
@@ -144,7 +152,7 @@ int batch_open(struct send_job *job, struct batch *b, bool resume, struct err *e
 	if (w.bad)
 		return err_set(e, -EMSGSIZE, "a request of %u files is too long", b->n);
 	rc = client_call(job->client, MSG_FILES_OPEN, b->scratch, (uint32_t)(w.p - b->scratch), &in, e);
-	return rc < 0 ? rc : take_statuses(job, b, &in, NULL, b->n, true, e);
+	return rc < 0 ? rc : take_statuses(job, b, &in, NULL, b->n, ASKED_OPEN, e);
 }
 
 static void count_complete(struct send_job *job, const struct batch_item *it)
@@ -170,14 +178,17 @@ int batch_close(struct send_job *job, struct batch *b, bool folders, struct err 
 	put_u16(&w, (uint16_t)b->n);
 	for (uint32_t i = 0; i < b->n; i++) {
 		const struct batch_item *it = &b->v[i];
-		struct msg_file_close m = { .complete = !it->status && (folders || it->entry->kind == STORE_FILE),
-					    .bytes = it->plan };
+		struct msg_file_close m = { .complete = CLOSE_GIVEN_UP, .bytes = it->plan };
 
+		if (it->later)
+			m.complete = CLOSE_LATER;
+		else if (!it->status && (folders || it->entry->kind == STORE_FILE))
+			m.complete = CLOSE_COMPLETE;
 		wire_put(&w, &wire_file_close, &m);
 	}
 	rc = client_call(job->client, MSG_FILES_CLOSE, b->scratch, (uint32_t)(w.p - b->scratch), &in, e);
 	if (rc >= 0)
-		rc = take_statuses(job, b, &in, NULL, b->n, false, e);
+		rc = take_statuses(job, b, &in, NULL, b->n, ASKED_CLOSE, e);
 	for (uint32_t i = 0; rc >= 0 && i < b->n; i++)
 		if (!b->v[i].status && (folders || b->v[i].entry->kind == STORE_FILE))
 			count_complete(job, &b->v[i]);
@@ -345,7 +356,7 @@ static int prepare(struct send_job *job, struct batch *b, struct err *e)
 	for (uint32_t i = 0; i < n; i++)
 		put_u32(&w, file[i]);
 	rc = client_call(job->client, MSG_FILES_WRITE, b->scratch, (uint32_t)(w.p - b->scratch), &in, e);
-	return rc < 0 ? rc : take_statuses(job, b, &in, file, n, false, e);
+	return rc < 0 ? rc : take_statuses(job, b, &in, file, n, ASKED_WRITE, e);
 }
 
 int batch_plan(struct send_job *job, struct batch *b, struct err *e)

@@ -199,23 +199,43 @@ static int transfer(struct run *r, struct err *e)
 	return 0;
 }
 
-/* Those that found no descriptor there are put aside, and batches become smaller. */
+/* A folder makes what is in it possible, and hides it: that waits, too. */
+static uint32_t count_later(struct batch *b)
+{
+	bool folder = false;
+	uint32_t later = 0;
+
+	for (uint32_t i = 0; i < b->n; i++) {
+		struct batch_item *it = &b->v[i];
+
+		if (folder && !it->status) {
+			it->later = true;
+			it->status = -EMFILE;
+		}
+		folder |= it->later && it->entry->kind == STORE_DIR;
+		later += it->later;
+	}
+	return later;
+}
+
+/* Those that found no descriptor there are put aside, and batches become smaller, with room for what else needs some;
+ * when it works they grow again. */
 static int put_aside(struct run *r, struct err *e)
 {
 	struct batch *b = &r->batch;
-	uint32_t later = 0;
+	uint32_t later = count_later(b);
 
-	for (uint32_t i = 0; i < b->n; i++)
-		later += b->v[i].later;
-	if (!later) {
+	if (later < b->n)
 		r->waits = 0;
+	if (!later) {
+		r->most = (uint32_t)min_u64(2ull * r->most, BATCH_FILES);
 		return 0;
 	}
 	/* None at all: others hold them, for some time. */
 	if (later == b->n && r->waits >= WAITS)
 		return 0;
 	r->waits += later == b->n;
-	r->most = (uint32_t)max_u64(b->n - later, 1);
+	r->most = (uint32_t)max_u64((b->n - later) / 2, 1);
 	for (uint32_t i = 0; i < b->n; i++)
 		if (b->v[i].later)
 			r->again[r->n_again++] = b->v[i].index;
@@ -240,9 +260,9 @@ static int run_batch(struct run *r, struct err *e)
 	if (b->n) {
 		rc = batch_open(job, b, r->resume, e);
 		if (rc >= 0)
-			rc = put_aside(r, e);
-		if (rc >= 0)
 			rc = batch_plan(job, b, e);
+		if (rc >= 0)
+			rc = put_aside(r, e);
 		if (rc >= 0)
 			rc = transfer(r, e);
 		if (rc >= 0) {
@@ -254,10 +274,12 @@ static int run_batch(struct run *r, struct err *e)
 	for (uint32_t i = 0; i < b->n; i++) {
 		struct batch_item *it = &b->v[i];
 
+		if (it->later && r->n_again > aside)
+			continue; /* again, from its beginning */
 		job->totals.bytes_equal += it->equal;
-		if (it->later && r->n_again == aside)
+		if (it->later)
 			report_later(job, it);
-		if (it->status && (!it->later || r->n_again == aside))
+		if (it->status)
 			bitmap_set(r->failed, it->index);
 	}
 	batch_clear(b);
@@ -284,7 +306,7 @@ static int add(struct run *r, uint64_t i, struct err *e)
 		return rc;
 	added = batch_add(b, entry, i, &why);
 	if (no_descriptor(added) && b->n) {
-		r->most = b->n;
+		r->most = (uint32_t)max_u64(b->n / 2, 1);
 		rc = run_batch(r, e);
 		added = rc < 0 ? 0 : batch_add(b, entry, i, &why);
 	}

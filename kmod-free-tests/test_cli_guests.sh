@@ -37,12 +37,23 @@ there_and_right() { # server
 	expect 0 'good' dwcp guests "$1" --check="$(id_at "$1")"
 }
 
-# A move that stands still, because the other host does: $mover.
+# A guest that never fits a short blackout.
+busy=(--memory=256MB --dirty-rate=3000 --force --time-limit=1s)
+
+# A move that stands still, because the other host does, before it was connected: $mover.
 stuck_move() {
 	kill -STOP "$onto_pid"
 	"$DWCP" guests "$from" --move="$id" --to="$onto" >"$dir/move" 2>&1 &
 	mover=$!
 	until_ok 10 is leaving "$from"
+}
+
+# …and in the middle of its rounds: the guest writes too much for its time limit to be kept.
+stuck_in_rounds() {
+	"$DWCP" guests "$from" --move="$id" --to="$onto" --downtime-limit=1ms >"$dir/move" 2>&1 &
+	mover=$!
+	until_ok 10 is receiving "$onto"
+	kill -STOP "$onto_pid"
 }
 
 t_there_and_back() {
@@ -115,19 +126,19 @@ t_given_up() {
 }
 
 t_interrupted() {
-	two_hosts
-	stuck_move
+	two_hosts "${busy[@]}"
+	stuck_in_rounds
 	kill -INT "$mover"
+	kill -CONT "$onto_pid"
 	reap "$mover" 20
 	[[ $rc == 130 ]] || fail "status $rc: $(cat "$dir/move")"
 	grep -q 'where it was, and runs: the move was given up' "$dir/move" || fail "$(cat "$dir/move")"
-	kill -CONT "$onto_pid"
 	there_and_right "$from"
 }
 
 t_other_host_killed() {
-	two_hosts
-	stuck_move
+	two_hosts "${busy[@]}"
+	stuck_in_rounds
 	kill -9 "$onto_pid"
 	reap "$mover" 60
 	[[ $rc == 1 ]] || fail "status $rc: $(cat "$dir/move")"
@@ -137,12 +148,13 @@ t_other_host_killed() {
 
 # It ends in order, and the other one has nothing of the guest.
 t_ended_while_it_moves() {
-	two_hosts
-	stuck_move
+	two_hosts "${busy[@]}"
+	stuck_in_rounds
 	kill -TERM "$from_pid"
-	reap "$from_pid" 40
 	kill -CONT "$onto_pid"
+	reap "$from_pid" 40
 	reap "$mover" 60
+	[[ $rc != 0 ]] || fail "the move is called good"
 	until_ok 20 is '' "$onto"
 }
 

@@ -192,7 +192,7 @@ refused "no such guest" 2 "no kind" "${move[@]}" --guest=cow
 refused "no such tracker" 2 "there is no" "${move[@]}" --tracker=nose
 refused "a dirty ring without a virtual machine" 1 "for kvm guests: use --tracker=uffd" "${move[@]}" --tracker=kvm-ring
 refused "a limit for what is all blackout" 2 "choose precopy" "${move[@]}" --policy=stopcopy --max-bandwidth=1Gbps
-refused "a limit of nothing" 2 "less than a byte per second for each of 3" "${move[@]}" --max-bandwidth=20bps --guests=3
+refused "a limit of nothing" 2 "half of --timeout and more for each of 3 guests" "${move[@]}" --max-bandwidth=20bps --guests=3
 refused "a limit that a blackout has more than, and none" 2 "what a blackout has more" "${move[@]}" --switchover-bandwidth=1Gbps
 refused "a link to somebody else" 2 "choose it or --peer" "${move[@]}" --link=local_network --peer=127.0.0.1
 refused "memory in halves of pages" 2 "multiple of 4 KB" "${move[@]}" --memory=16000001

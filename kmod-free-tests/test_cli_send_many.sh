@@ -81,8 +81,45 @@ t_few_descriptors_there() {
 	serve_by bash -c 'ulimit -n 70 && exec "$@"' _
 	dwcp send --json -r "$dir/many" "$at" >"$dir/json" 2>"$dir/err" || fail "$(tail -n 3 "$dir/err")"
 	all_there
+	for f in "$dir"/many/*; do
+		echo changed >>"$f"
+	done
 	dwcp send --json -r --resume --streams=2 "$dir/many" "$at" >"$dir/json" 2>"$dir/err" || fail "$(tail -n 3 "$dir/err")"
 	all_there
+	says '.bytes == .bytes_sent + .bytes_equal + .bytes_holes'
+}
+
+# Folders that find none at first get their modes and times all the same.
+t_folders_and_few_descriptors() {
+	local i
+	for ((i = 0; i < 60; i++)); do
+		mkdir -p "$dir/many/d$i" "$dir/store"
+		echo $i >"$dir/many/d$i/a"
+		echo $i >"$dir/many/d$i/b"
+		chmod 0510 "$dir/many/d$i"
+		touch -d '2001-02-03 04:05:06' "$dir/many/d$i"
+	done
+	# shellcheck disable=SC2016
+	serve_by bash -c 'ulimit -n 50 && exec "$@"' _
+	dwcp send --json -r --streams=2 "$dir/many" "$at" >"$dir/json" 2>"$dir/err" || fail "$(tail -n 3 "$dir/err")"
+	says '.files == 120 and .folders == 61 and .failed == 0'
+	for ((i = 0; i < 60; i++)); do
+		[[ $(stat -c '%a %Y' "$dir/store/many/d$i") == "$(stat -c '%a %Y' "$dir/many/d$i")" ]] || fail "d$i: $(stat "$dir/store/many/d$i")"
+	done
+}
+
+# The receiver has no descriptor left, and gets none: nothing is lost in silence.
+t_no_descriptor_at_all() {
+	files 300 20
+	head -c 8M /dev/urandom >"$dir/many/a"
+	serve_by env
+	"$DWCP" send --json -r --pacing-enabled --pacing-rate=20Mbps --streams=2 "$dir/many" "$at" >"$dir/json" 2>"$dir/err" &
+	until_ok 20 test -e "$dir/store/many/.a.dwcp-part"
+	prlimit --pid "$server" --nofile=3:
+	wait $! && fail "nothing failed"
+	prlimit --pid "$server" --nofile=1024:
+	says '.failed > 0 and .files + .folders + .failed == 302 and (.failures | length) == .failed and .complete == false'
+	grep -q "Too many open files.*at $at" "$dir/err" || fail "$(cat "$dir/err")"
 }
 
 t_few_descriptors_here() {

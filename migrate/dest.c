@@ -354,6 +354,8 @@ static int drop(struct incoming *in, bool by_operator, struct err *e)
 		return err_set(e, -EBUSY, "the guest runs here");
 	if (p == PHASE_LEAVING)
 		return err_set(e, -EBUSY, "the guest is being moved to another host: wait, or give that up by --stay");
+	if (p == PHASE_DOUBT && !by_operator)
+		return err_set(e, -EBUSY, "the guest ran here, and may run at another host");
 	if (by_operator && in->sessions)
 		return err_set(e, -EBUSY, "the guest's migration is not over: end it at its source");
 	dest_late_drop(in);
@@ -374,6 +376,9 @@ static int resume(struct incoming *in, struct err *e)
 			"%llu of the guest's pages are still at its source: it runs again when that comes back; if "
 			"it never will, --drop it",
 			(unsigned long long)late_missing(in->late));
+	/* The operator knows that it does not run there. */
+	if (!in->sessions && phase_of(in) == PHASE_DOUBT)
+		set_phase(in, PHASE_READY);
 	if (in->sessions || phase_of(in) != PHASE_READY)
 		return err_set(e, -EINVAL,
 			       "the guest is %s%s: only one that is ready, and whose source is gone, can be "
@@ -607,6 +612,8 @@ static void dest_ended(void *ctx, void *state)
 			in->name);
 		break;
 	case PHASE_RUNNING:
+	case PHASE_LEAVING:
+	case PHASE_DOUBT:
 		break;
 	default:
 		set_phase(in, PHASE_LOST);

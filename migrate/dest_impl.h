@@ -44,7 +44,8 @@ struct dest_move {
 	struct incoming *in; /* with a reference; NULL: over */
 	pthread_t thread;    /* to be joined, when state is not MOVE_NONE */
 	struct msg_guest_move what;
-	volatile sig_atomic_t stop;
+	volatile sig_atomic_t stop;    /* give it up, if it is not handed over… */
+	volatile sig_atomic_t quit;    /* …and look no longer for what became of it */
 	struct msg_guest_moved result; /* under d->mu */
 };
 

@@ -27,17 +27,19 @@ struct onward {
 	void *path;
 };
 
+/* After START: --stay comes too late. */
 static int connect_again(void *ctx, struct client **out, struct err *e)
 {
 	struct onward *o = ctx;
 	const struct dest_onward *onward = &o->m->d->cfg.onward;
 
-	return onward->connect(onward->ctx, o->m->what.to, &o->m->stop, &o->path, out, e);
+	return onward->connect(onward->ctx, o->m->what.to, &o->m->quit, &o->path, out, e);
 }
 
 static int move(struct onward *o, struct migrate_result *r, struct err *e)
 {
 	struct dest_move *m = o->m;
+	const struct dest_onward *onward = &m->d->cfg.onward;
 	struct migrate_config cfg = {
 		.guest = m->in->guest,
 		.name = m->in->name,
@@ -52,6 +54,7 @@ static int move(struct onward *o, struct migrate_result *r, struct err *e)
 		.verify = VERIFY_PAGES,
 		.clock = clock_mono,
 		.cancel = &m->stop,
+		.quit = &m->quit,
 		.reconnect = connect_again,
 		.ctx = o,
 		.doubt_ns = ONWARD_DOUBT,
@@ -60,27 +63,29 @@ static int move(struct onward *o, struct migrate_result *r, struct err *e)
 
 	r->outcome = OUTCOME_ROLLED_BACK; /* it never left */
 	if (rc == 0)
-		rc = connect_again(o, &cfg.client, e);
+		rc = onward->connect(onward->ctx, m->what.to, &m->stop, &o->path, &cfg.client, e);
 	if (rc == 0)
 		rc = migrate_run(&cfg, r, e);
 	client_close(cfg.client);
 	return rc;
 }
 
-/* What the guest is from now on; true: it is no more. */
-static bool settle(struct incoming *in, enum migrate_outcome outcome)
+/* What the guest is from now on. One that is gone stays `leaving` for whoever has hold of it still: it ran, and is elsewhere. */
+static void settle(struct incoming *in, enum migrate_outcome outcome, bool stands)
 {
-	bool gone = outcome == OUTCOME_COMPLETED;
+	bool doubt = outcome == OUTCOME_IN_DOUBT || stands;
 
+	if (outcome == OUTCOME_COMPLETED) {
+		dest_forget(in);
+		return;
+	}
 	pthread_mutex_lock(&in->mu);
-	set_phase(in, gone ? PHASE_LOST : outcome == OUTCOME_IN_DOUBT ? PHASE_READY : PHASE_RUNNING);
+	set_phase(in, doubt ? PHASE_DOUBT : PHASE_RUNNING);
 	pthread_mutex_unlock(&in->mu);
-	if (outcome == OUTCOME_IN_DOUBT)
-		log_warn(
-			"guest %s is paused: nobody knows whether it runs at the host that it was moved to. If it does not, "
-			"`dwcp guests --resume` runs it here; else --drop",
-			in->name);
-	return gone;
+	if (doubt)
+		log_warn("guest %s is paused: %s, `dwcp guests --resume` runs it here; else --drop", in->name,
+			 stands ? "it could not be made to run again. If that is mended"
+				: "nobody knows whether it runs at the host that it was moved to. If it does not");
 }
 
 static void *run(void *arg)
@@ -107,8 +112,7 @@ static void *run(void *arg)
 	snprintf(result.text, sizeof result.text, "%.*s", (int)sizeof result.text - 1, rc < 0 ? e.why : "");
 	log_info("guest %s to %s: %s%s%s", in->name, m->what.to, migrate_outcome_name(r.outcome), rc < 0 ? ": " : "",
 		 result.text);
-	if (settle(in, r.outcome))
-		dest_forget(in);
+	settle(in, r.outcome, r.stands);
 	m->in = NULL;
 	dest_put(in);
 	/* The last thing that it does with the lock: whoever uses the slot again holds it and waits for the thread. */
@@ -173,7 +177,7 @@ static int begin(struct dest *d, struct incoming *in, const struct msg_guest_mov
 	}
 	pthread_mutex_unlock(&d->mu);
 	if (rc < 0)
-		settle(in, OUTCOME_ROLLED_BACK);
+		settle(in, OUTCOME_ROLLED_BACK, false);
 	return rc;
 }
 
@@ -242,6 +246,7 @@ void dest_move_close(struct dest *d)
 	for (unsigned i = 0; i < DEST_MOVES_MAX; i++) {
 		used[i] = d->moves[i].result.state != MOVE_NONE;
 		__atomic_store_n(&d->moves[i].stop, 1, __ATOMIC_RELAXED);
+		__atomic_store_n(&d->moves[i].quit, 1, __ATOMIC_RELAXED);
 	}
 	pthread_mutex_unlock(&d->mu);
 	for (unsigned i = 0; i < DEST_MOVES_MAX; i++)

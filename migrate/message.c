@@ -50,8 +50,8 @@ DEF(guest_check_def, F(W_U32, T, status), F(W_U64, T, writes), F(W_U64, T, steps
 
 const char *guest_phase_name(enum guest_phase p)
 {
-	static const char *const names[] = { "unknown", "receiving", "ready, paused", "running",
-					     "lost",    "filling",   "halted",        "leaving" };
+	static const char *const names[] = { "unknown", "receiving", "ready, paused", "running",         "lost",
+					     "filling", "halted",    "leaving",       "paused, in doubt" };
 
 	return (unsigned)p < sizeof names / sizeof names[0] ? names[p] : "?";
 }

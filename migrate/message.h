@@ -75,7 +75,8 @@ struct msg_guest_prepare {
  * Post-copy: ready ─START─► filling ─last page─► running; filling ─sessions over─► halted ─ATTACH─► filling. A halted
  * guest lacks pages that only its source has: it runs again when that comes back, and not before.
  *
- * running ─MOVE─► leaving ─► (gone); or running again, where it failed; or ready, where nobody knows whether it arrived. */
+ * running ─MOVE─► leaving ─► (gone); or running again, where it failed; or in doubt, where nobody knows whether it
+ * arrived ─RESUME─► running. */
 enum guest_phase {
 	PHASE_UNKNOWN,
 	PHASE_RECEIVING,
@@ -84,7 +85,8 @@ enum guest_phase {
 	PHASE_LOST,
 	PHASE_FILLING,
 	PHASE_HALTED,
-	PHASE_LEAVING /* runs, and is moved to another host */
+	PHASE_LEAVING, /* runs, and is moved to another host; or ran, and is there */
+	PHASE_DOUBT    /* paused, because it may run at another host: only an operator can say */
 };
 
 struct msg_guest_status {

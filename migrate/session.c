@@ -98,7 +98,8 @@ static void roll_back(struct migration *m, uint64_t failed_at, const struct err 
 	struct err e = { 0 };
 
 	if (m->paused) {
-		if (g->ops->run(g, &e) < 0)
+		m->r->stands = g->ops->run(g, &e) < 0;
+		if (m->r->stands)
 			log_warn("guest %s cannot go on here: %s", m->cfg->name, e.why);
 		m->r->rollback_ns = session_now(m) - failed_at;
 	}

@@ -83,6 +83,8 @@ struct migrate_config {
 	enum migrate_verify verify;
 	struct clock clock;
 	const volatile sig_atomic_t *cancel; /* non-zero: give up, if START was not sent yet; may be NULL */
+	/* Non-zero: from START on, look no longer for what became of it, nor for a link that broke. NULL: `cancel` says so, too. */
+	const volatile sig_atomic_t *quit;
 	/* Non-zero: nothing is sent until it is zero again. The guest runs on, where it is, and what it waits for in post-copy
 	 * still comes (without `urgent` it does not: it shares what is held); a blackout is not held. May be NULL. */
 	const volatile sig_atomic_t *hold;
@@ -131,6 +133,7 @@ struct migrate_result {
 	uint64_t downtime_ns; /* from the request to pause to the destination's word that it runs */
 	struct migrate_blackout blackout;
 	uint64_t rollback_ns; /* from the failure to the guest running here again; 0: it never stopped */
+	bool stands;          /* rolled back, and it could not be made to run here again */
 	uint64_t prepare_ns;
 	uint64_t held_ns; /* that somebody held it for */
 	uint64_t bytes_wire, zero_pages, duplicate_pages, delta_pages, raw_pages;

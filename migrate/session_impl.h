@@ -37,7 +37,10 @@ static inline uint64_t session_now(const struct migration *m)
 
 static inline bool session_cancelled(const struct migration *m)
 {
-	return m->cfg->cancel && *m->cfg->cancel;
+	const volatile sig_atomic_t *flag = m->state >= MIGRATE_HANDING_OVER && m->cfg->quit ? m->cfg->quit
+											     : m->cfg->cancel;
+
+	return flag && __atomic_load_n(flag, __ATOMIC_RELAXED);
 }
 
 /* One that names a guest. */

@@ -91,6 +91,8 @@ struct session {
 
 	struct store_file *files[WIRE_BATCH_MAX];
 	bool folder[WIRE_BATCH_MAX];
+	bool aside[WIRE_BATCH_MAX]; /* could not be opened now: the sender tries again… */
+	uint32_t files_later;       /* …and was told that so many will be */
 	uint32_t n_files, files_good, files_bad;
 	uint64_t file_bytes;    /* what the peer said that they will hold */
 	struct rcur files_in;   /* the list of FILES_OPEN, from its beginning… */

@@ -20,8 +20,11 @@ static void drop_files(struct session *s, bool count)
 		if (s->files[i]) {
 			store_abandon(s->files[i], true);
 			s->files_bad += count && !s->folder[i];
+		} else {
+			s->files_bad += count && s->aside[i];
 		}
 	memset(s->files, 0, sizeof s->files);
+	memset(s->aside, 0, sizeof s->aside);
 	s->n_files = 0;
 	s->file_bytes = 0;
 }
@@ -29,6 +32,8 @@ static void drop_files(struct session *s, bool count)
 void session_drop_files(struct session *s)
 {
 	drop_files(s, true);
+	s->files_bad += s->files_later;
+	s->files_later = 0;
 }
 
 static void put_file_status(struct session *s, int status, uint64_t have, const char *text)
@@ -46,7 +51,7 @@ static void run_files_open(struct session *s)
 
 	drop_files(s, !s->files_busy); /* what the last try of this list opened was not given up by anybody */
 	s->files_bad -= s->files_refused;
-	s->files_refused = 0;
+	s->files_refused = s->files_later = 0;
 	s->files_busy = false;
 	s->in = s->files_in;
 	n = get_u16(&s->in);
@@ -67,10 +72,10 @@ static void run_files_open(struct session *s)
 			s->file_bytes += min_u64(spec->size, INT64_MAX / WIRE_BATCH_MAX);
 		s->n_files = i + 1;
 		s->folder[i] = spec->kind == STORE_DIR;
-		if (rc != -EMFILE && rc != -ENFILE) { /* the sender tries these again */
-			s->files_refused += rc < 0;
-			s->files_bad += rc < 0;
-		}
+		/* These are tried again; it is counted when they are not. */
+		s->aside[i] = rc == -EMFILE || rc == -ENFILE;
+		s->files_refused += rc < 0 && !s->aside[i];
+		s->files_bad += rc < 0 && !s->aside[i];
 		s->files_busy |= rc == -EBUSY;
 		put_file_status(s, rc < 0 ? rc : 0, have, rc < 0 ? e.why : "");
 	}
@@ -287,7 +292,7 @@ static void settle_whole(const struct session *s, struct rcur in, uint32_t n, bo
 
 	for (uint32_t i = 0; i < n; i++) {
 		wire_get(&in, &wire_file_close, &m);
-		if (!in.bad && m.complete && s->files[i] && is_whole(s->files[i], &m))
+		if (!in.bad && m.complete == CLOSE_COMPLETE && s->files[i] && is_whole(s->files[i], &m))
 			whole[i] = s->files[i];
 	}
 	store_settle(whole, n, sync);
@@ -306,6 +311,21 @@ static int close_one(struct store_file *f, const struct msg_file_close *m, bool 
 	return -EBADMSG;
 }
 
+/* A folder that is closed without being complete was only prepared; what was never open is counted already, but for what was
+ * to be tried again. */
+static void count_closed(struct session *s, uint32_t i, const struct store_file *f, const struct msg_file_close *m,
+			 int rc)
+{
+	bool complete = m->complete == CLOSE_COMPLETE;
+
+	if (m->complete == CLOSE_LATER)
+		s->files_later++;
+	else if (rc >= 0 && complete)
+		s->files_good++;
+	else if (f ? complete || !s->folder[i] : s->aside[i])
+		s->files_bad++;
+}
+
 static void run_files_close(struct session *s)
 {
 	bool sync = get_u8(&s->in);
@@ -321,20 +341,19 @@ static void run_files_close(struct session *s)
 		int rc = 0;
 
 		wire_get(&s->in, &wire_file_close, &m);
+		if (s->in.bad)
+			m.complete = CLOSE_GIVEN_UP;
 		s->files[i] = NULL;
 		if (!f)
 			err_set(&e, rc = -ENOENT, "was not open");
-		else if (m.complete && !s->in.bad)
+		else if (m.complete == CLOSE_COMPLETE)
 			rc = close_one(f, &m, sync, &e);
 		else
 			store_abandon(f, true);
-		/* A folder that is closed without being complete was only prepared; what was never open is counted. */
-		if (rc >= 0 && m.complete)
-			s->files_good++;
-		else if (f && (m.complete || !s->folder[i]))
-			s->files_bad++;
+		count_closed(s, i, f, &m, rc);
 		put_file_status(s, rc < 0 ? rc : 0, 0, rc < 0 ? e.why : "");
 	}
+	memset(s->aside, 0, sizeof s->aside);
 	s->n_files = 0;
 	s->file_bytes = 0;
 }

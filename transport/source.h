@@ -29,8 +29,9 @@ struct source_entry {
 
 /* What is not sent, and why. */
 struct source_left {
-	bool failed;     /* it should have been */
-	const char *why; /* "is a symbolic link"; of what failed a sentence with its name */
+	bool failed;      /* it should have been */
+	const char *name; /* there: as a source_entry's */
+	const char *why;  /* "is a symbolic link"; of what failed a sentence with its name */
 	char path[];
 };
 

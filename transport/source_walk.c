@@ -130,6 +130,7 @@ static int list_left(struct source_list *l, const struct place *p, const char *w
 		why = path;
 	}
 	left->failed = failed;
+	left->name = left->path + p->name_at;
 	left->why = why;
 	l->left[n] = left;
 	l->failed += failed;

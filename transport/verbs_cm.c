@@ -375,12 +375,12 @@ static bool next_event(struct verbs *u, struct cm_event *out)
 static bool is_last(enum rdma_cm_event_type type, const struct v_zombie *z)
 {
 	switch (type) {
-	case RDMA_CM_EVENT_DISCONNECTED:
-	case RDMA_CM_EVENT_TIMEWAIT_EXIT:
-	case RDMA_CM_EVENT_DEVICE_REMOVAL:
 	case RDMA_CM_EVENT_CONNECT_RESPONSE:
 		/* It was given up while it connected: the peer is told by the end of it, when its port is up. */
 		return !z->mute;
+	case RDMA_CM_EVENT_DISCONNECTED:
+	case RDMA_CM_EVENT_TIMEWAIT_EXIT:
+	case RDMA_CM_EVENT_DEVICE_REMOVAL:
 	case RDMA_CM_EVENT_CONNECT_ERROR:
 	case RDMA_CM_EVENT_UNREACHABLE:
 	case RDMA_CM_EVENT_REJECTED:

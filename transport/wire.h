@@ -231,8 +231,11 @@ struct msg_file_hash {
 
 #define WIRE_HASHES_MAX 2048
 
+/* Given up: the part is kept for a resume. Later: that, too, and it will be opened again in this session. */
+enum close_how { CLOSE_GIVEN_UP, CLOSE_COMPLETE, CLOSE_LATER };
+
 struct msg_file_close {   /* FILES_CLOSE: sync u8, n u16, then n of these */
-	uint8_t complete; /* 0: give up, keep the part */
+	uint8_t complete; /* enum close_how */
 	uint64_t bytes;   /* that were sent of it since it was opened */
 };
 

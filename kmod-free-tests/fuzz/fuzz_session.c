@@ -168,7 +168,7 @@ static void structured(struct peer *p, struct rcur *in)
 			uint8_t how = get_u8(in);
 
 			wire_put(&w, &wire_file_close,
-				 &(struct msg_file_close){ .complete = how & 1, .bytes = how >> 1 });
+				 &(struct msg_file_close){ .complete = how & 3, .bytes = how >> 2 });
 		}
 		peer_call(p, MSG_FILES_CLOSE, fields, (uint32_t)(w.p - fields), NULL);
 		break;
