@@ -389,7 +389,8 @@ static int announce(const struct serve *s, struct err *e)
 
 	addr_format(at, sizeof(at), bound);
 	if (!addr_is_loopback(bound))
-		log_warn("listening on %s without keys: whoever reaches this port may send, and have its guests moved", at);
+		log_warn("listening on %s without keys: whoever reaches this port may send, and have its guests moved",
+			 at);
 	printf("listening on %s\n", at);
 	if (cmd_flush() < 0)
 		return err_set(e, cmd_flush(),

@@ -9,7 +9,8 @@
 #include <string.h>
 
 #define AGAIN_MOST (2 * BATCH_FILES) /* of a batch, and of one that was begun before it was seen to */
-#define WAITS 50                     /* for descriptors over there, each… */
+#define FULL_TIMES 4
+#define WAITS 50 /* for descriptors over there, each… */
 #define WAIT_NS (100 * NS_PER_MS)
 
 struct run {
@@ -141,15 +142,22 @@ static int64_t count_whole(const struct batch *b)
 	return n;
 }
 
-/* When nothing has become whole since the disk was full before, nothing else will: what is left is given up. *whole: how
- * many files were then, -1: it was not. */
-static void disk_full(struct send_job *job, struct batch *b, const struct amst_tx *tx, int64_t *whole)
+/* A disk that is full: how many files were whole when it was seen last, and how often it was since that grew. */
+struct full {
+	int64_t whole;
+	unsigned times;
+};
+
+/* What is half there keeps its place for a resume, so others may become whole still; when none does any more, what is left is
+ * given up. */
+static void disk_full(struct send_job *job, struct batch *b, const struct amst_tx *tx, struct full *f)
 {
-	int64_t before = *whole;
+	int64_t whole = count_whole(b);
 	struct amst_tx of = { .status = tx->status };
 
-	*whole = count_whole(b);
-	if (*whole != before)
+	f->times = whole > f->whole ? 0 : f->times + 1;
+	f->whole = whole;
+	if (f->times < FULL_TIMES)
 		return;
 	for (of.status_object = 0; of.status_object < b->n; of.status_object++)
 		if (!batch_item_whole(&b->v[of.status_object]))
@@ -170,7 +178,7 @@ static int transfer(struct run *r, struct err *e)
 	struct send_job *job = r->job;
 	struct batch *b = &r->batch;
 	const struct client_tick on_tick = { .fn = tick, .ctx = job };
-	int64_t whole = -1;
+	struct full full = { .whole = -1 };
 	int rc = 0;
 
 	while (keep_missing(b), b->n_ext) {
@@ -194,7 +202,7 @@ static int transfer(struct run *r, struct err *e)
 			return rc;
 		check_unchanged(job, b); /* whoever cuts one file cuts others, too */
 		if (tx.status == -ENOSPC || tx.status == -EDQUOT)
-			disk_full(job, b, &tx, &whole);
+			disk_full(job, b, &tx, &full);
 	}
 	return 0;
 }
