@@ -112,17 +112,19 @@ int scenario_run(struct lab *lab, const char *what, struct contender *c, size_t 
 		c[i].runs = json_array();
 	for (unsigned round = lab->cold_start; round <= rounds; round++) {
 		for (size_t i = 0; i < n; i++) {
+			/* Back and forth: what one leaves behind would else always meet the same one. */
+			struct contender *now = &c[round % 2 || !round ? i : n - 1 - i];
 			json_t *result = NULL;
 			struct err why = { 0 };
 			int rc;
 
 			fprintf(stderr, "bench: %s, %s %u of %u: %s\n", what, round ? "round" : "warm-up",
-				round ? round : 1, round ? rounds : 1, c[i].label);
-			rc = c[i].run(lab, &c[i], &result, &why);
+				round ? round : 1, round ? rounds : 1, now->label);
+			rc = now->run(lab, now, &result, &why);
 			if (rc < 0)
-				return err_set(e, rc, "%s: %s: %s", what, c[i].label, why.why);
+				return err_set(e, rc, "%s: %s: %s", what, now->label, why.why);
 			if (round)
-				json_array_append_new(c[i].runs, result);
+				json_array_append_new(now->runs, result);
 			else
 				json_decref(result);
 		}

@@ -67,6 +67,19 @@ static int prepare(const struct lab *lab, struct err *e)
 	return rc;
 }
 
+/* Writes as many pages as a run will, and gives them back: a page that a virtual machine's host has to find first, and one
+ * that the run before left in small pieces, would be charged to whoever comes next. */
+static void warm_pages(const struct lab *lab)
+{
+	struct command_line cmd = { .n = 0 };
+	char path[4200];
+
+	command_words(&cmd, "cp --reflink=never src/" NAME " dst/warm");
+	proc_run(&cmd, lab->dir, NULL, RUN_TIMEOUT_S, NULL, NULL);
+	in_dir(lab, "dst/warm", path);
+	unlink(path);
+}
+
 /* Removes the target, and lets the disk finish what earlier runs left to write. */
 static void clear(const struct lab *lab)
 {
@@ -77,6 +90,7 @@ static void clear(const struct lab *lab)
 	unlink(path);
 	in_dir(lab, "store/" NAME, path);
 	unlink(path);
+	warm_pages(lab);
 	in_dir(lab, "src/" NAME, path);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd >= 0) {
@@ -208,7 +222,7 @@ static void report_files(struct lab *lab, const struct contender *c, size_t n)
 	report_text(
 		s,
 		"One file of %s, source and target on the same disk, whole programs timed; the target is removed and the "
-		"disk synchronised before each run, the copy compared after it. `cp --reflink=never`; `dwcp send FILE "
+		"disk synchronised before each run, after a copy that is thrown away, so that each finds the same free pages; the copy compared after it. `cp --reflink=never`; `dwcp send FILE "
 		"127.0.0.1:PORT` to a running `dwcp serve --store` (checksum on); `tar -c | socat` to `socat | tar -x` "
 		"over loopback, 256 KB blocks. None of them waits for the disk.",
 		format_size(size, sizeof(size), lab->file_size));
@@ -216,10 +230,10 @@ static void report_files(struct lab *lab, const struct contender *c, size_t n)
 		report_row(s,
 			   json_pack("[s, o, o, o]", c[i].label, json_interval(scenario_value(&c[i], "gbytes_per_s")),
 				     i == 0 ? json_null() : json_interval(scenario_ratio(&c[i], &c[0], "gbytes_per_s")),
-				     i == 1 ? json_null()
-					    : json_interval(scenario_ratio(&c[i], &c[1], "gbytes_per_s"))));
-	report_target(s, "file to file: of cp", scenario_ratio(&c[2], &c[0], "gbytes_per_s"), "", AT_LEAST, .6);
-	report_target(s, "file to file: of tar and socat", scenario_ratio(&c[2], &c[1], "gbytes_per_s"), "", AT_LEAST,
+				     i == 3 ? json_null()
+					    : json_interval(scenario_ratio(&c[i], &c[3], "gbytes_per_s"))));
+	report_target(s, "file to file: of cp", scenario_ratio(&c[1], &c[0], "gbytes_per_s"), "", AT_LEAST, .6);
+	report_target(s, "file to file: of tar and socat", scenario_ratio(&c[1], &c[3], "gbytes_per_s"), "", AT_LEAST,
 		      1);
 }
 
@@ -228,9 +242,10 @@ int table_files(struct lab *lab, struct err *e)
 	struct files f = { .server.pid = 0 };
 	struct contender c[] = {
 		{ .label = "cp", .run = run_cp },
-		{ .label = "tar and socat", .run = run_tar },
 		{ .label = "dwcp send", .run = run_send, .ctx = &f },
 		{ .label = "dwcp send, 2 streams", .args = "--streams=2", .run = run_send, .ctx = &f },
+		{ .label = "tar and socat",
+		  .run = run_tar }, /* last: who comes after it finds memory in small pieces */
 	};
 	int rc = prepare(lab, e);
 
