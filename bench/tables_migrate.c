@@ -115,7 +115,9 @@ int table_migrate(struct lab *lab, struct err *e)
 {
 	struct contender c[] = {
 		{ .label = "8 GB, 1 %/s", .args = "--memory=8GB --dirty-rate=1", .run = run_migrate },
-		{ .label = "8 GB, 10 %/s", .args = "--memory=8GB --dirty-rate=10", .run = run_migrate },
+		{ .label = "8 GB, 10 %/s, --downtime-limit=50ms",
+		  .args = "--memory=8GB --dirty-rate=10 --downtime-limit=50ms",
+		  .run = run_migrate },
 		{ .label = "1 GB, 10 %/s", .args = "--memory=1GB --dirty-rate=10", .run = run_migrate },
 		{ .label = "1 GB, 1 %/s, --compress=internet",
 		  .args = "--memory=1GB --dirty-rate=1 --compress=internet",
