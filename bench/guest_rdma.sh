@@ -77,7 +77,7 @@ bandwidth() {
 			awk -v g="$gbytes" -v p="$avg" 'BEGIN { print g * 1e9 / 1048576 / p }' >>r.v
 			echo "$dcpu" >>dc.v
 			echo "$pcpu" >>pc.v
-			awk -v d="$dcpu" -v p="$pcpu" 'BEGIN { print p > 0 ? d / p : 0 }' >>cr.v
+			awk -v d="$dcpu" -v p="$pcpu" 'BEGIN { print (p > 0 ? d / p : 0) }' >>cr.v
 		done
 		[[ -s r.v ]] || { echo "| $((size / 1024)) KB | no run ended well | | | | | |"; failed=1; continue; }
 		echo "| $((size / 1024)) KB | $(spread d.v) | $(spread p.v) | $(spread r.v) | $(spread dc.v) | $(spread pc.v) | $(spread cr.v) |"

@@ -368,6 +368,7 @@ static int drop(struct incoming *in, bool by_operator, struct err *e)
 
 static int resume(struct incoming *in, struct err *e)
 {
+	bool doubt = !in->sessions && phase_of(in) == PHASE_DOUBT;
 	int rc;
 
 	if (phase_of(in) == PHASE_HALTED)
@@ -377,7 +378,7 @@ static int resume(struct incoming *in, struct err *e)
 			"it never will, --drop it",
 			(unsigned long long)late_missing(in->late));
 	/* The operator knows that it does not run there. */
-	if (!in->sessions && phase_of(in) == PHASE_DOUBT)
+	if (doubt)
 		set_phase(in, PHASE_READY);
 	if (in->sessions || phase_of(in) != PHASE_READY)
 		return err_set(e, -EINVAL,
@@ -385,6 +386,8 @@ static int resume(struct incoming *in, struct err *e)
 			       "resumed by hand",
 			       guest_phase_name(phase_of(in)), in->sessions ? ", its migration is not over" : "");
 	rc = start(in, &(struct wcur){ .bad = true }, e);
+	if (rc < 0 && doubt)
+		set_phase(in, PHASE_DOUBT); /* nobody else has it: it may be tried again */
 	close_decoders(in);
 	return rc;
 }
