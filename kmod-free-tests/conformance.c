@@ -214,7 +214,7 @@ static void on_event(struct conf *c, int at, const struct be_event *ev)
 	}
 }
 
-int conf_step(struct conf *c)
+int conf_poll(struct conf *c)
 {
 	struct be_event ev[64];
 	int total = 0;
@@ -227,6 +227,13 @@ int conf_step(struct conf *c)
 			on_event(c, i, &ev[k]);
 		total += n;
 	}
+	return total;
+}
+
+int conf_step(struct conf *c)
+{
+	int total = conf_poll(c);
+
 	c->quiet = total ? 0 : c->quiet + 1;
 	if (!total)
 		c->t->idle(c->t, c->fabric, c->be, CONF_INSTANCES, c->quiet);

@@ -2,6 +2,7 @@
 /* How streams and instances end. */
 #include "kmod-free-tests/conformance_impl.h"
 #include <dirent.h>
+#include <unistd.h>
 
 static void graceful_close(void **state)
 {
@@ -45,6 +46,33 @@ static void both_close_gracefully(void **state)
 	assert_int_equal(c->st[a].failed + c->st[b].failed, 0);
 	assert_int_equal(c->st[a].messages, 5);
 	assert_int_equal(c->st[b].messages, 5);
+}
+
+/* What had arrived when the other end was through is delivered, however late the caller has room for it. */
+static void both_close_and_one_is_slow(void **state)
+{
+	struct conf *c = *state;
+	int a, b;
+
+	c->o.frames = 1;
+	conf_open(c, 2);
+	conf_pair(c, 1, 0, &a, &b);
+	c->hold = true;
+	for (int i = 0; i < 4; i++)
+		conf_send(c, b, "m", 1, c->src, 100);
+	WAIT(c, c->n_held == 1);
+	conf_stream_close(c, b, true);
+	conf_stream_close(c, a, true);
+	/* Whether b is through before everything was taken is up to the backend. */
+	for (int i = 0; i < 60; i++) {
+		conf_poll(c);
+		usleep(1000);
+	}
+	c->hold = false;
+	conf_release(c, 0);
+	WAIT(c, c->st[a].down && c->st[b].down);
+	assert_int_equal(c->st[b].failed, 0);
+	assert_int_equal(c->st[a].messages, 4);
 }
 
 static void abort_with_operations(void **state)
@@ -216,8 +244,8 @@ static void open_and_close(void **state)
 }
 
 const struct CMUnitTest conf_end_tests[] = {
-	CONF_TEST(graceful_close),         CONF_TEST(both_close_gracefully), CONF_TEST(abort_with_operations),
-	CONF_TEST(abort_a_graceful_close), CONF_TEST(peer_instance_closes),  CONF_TEST(stream_breaks),
-	CONF_TEST(close_in_every_state),   CONF_TEST(open_and_close),
+	CONF_TEST(graceful_close),        CONF_TEST(both_close_gracefully),  CONF_TEST(both_close_and_one_is_slow),
+	CONF_TEST(abort_with_operations), CONF_TEST(abort_a_graceful_close), CONF_TEST(peer_instance_closes),
+	CONF_TEST(stream_breaks),         CONF_TEST(close_in_every_state),   CONF_TEST(open_and_close),
 };
 const size_t n_conf_end_tests = ARRAY_LEN(conf_end_tests);

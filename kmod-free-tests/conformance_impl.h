@@ -103,6 +103,7 @@ struct be *conf_open_one(struct conf *c, int i);
 void conf_close(struct conf *c, int i);
 
 /* One round: polls every instance; lets time pass when nothing happened. Returns how many events. */
+int conf_poll(struct conf *c); /* every instance once, without a pause */
 int conf_step(struct conf *c);
 void conf_steps(struct conf *c, int quiet_rounds); /* until so many rounds in a row brought nothing */
 

@@ -12,6 +12,7 @@
 
 #define REJECTED_NO_SERVICE 8 /* IBTA 12.6.7.2, table of reasons: invalid service ID */
 #define REJECTED_CONSUMER 28
+#define RESOLVE_MS 200
 
 /* --- small parts --- */
 
@@ -95,6 +96,15 @@ bool cm_asked_for(const struct verbs_opts *o)
 
 /* --- connecting --- */
 
+/*
+ * A neighbour whose answer comes before the kernel has queued the question (soft-RoCE over a veth pair does that, to
+ * Linux 6.1) is seen only when the time is over: so it is asked in short steps, until the stream's deadline.
+ */
+static int resolve(struct v_stream *s, const struct be_addr *to)
+{
+	return rdma_resolve_addr(s->id, NULL, (struct sockaddr *)&to->sa, (int)min_u64(timeout_ms(s->u), RESOLVE_MS));
+}
+
 int v_connect(struct be *be, const struct be_addr *to, const void *pre, uint32_t domain, uint64_t cookie,
 	      be_stream *out, struct err *e)
 {
@@ -113,8 +123,7 @@ int v_connect(struct be *be, const struct be_addr *to, const void *pre, uint32_t
 	if (!s)
 		return err_set(e, -ENOSPC, "connect: all %u streams of this instance are in use", u->n_streams);
 	memcpy(s->pre, pre, BE_PREAMBLE);
-	if (rdma_create_id(u->cm, &s->id, s, RDMA_PS_TCP) ||
-	    (set_class(s), rdma_resolve_addr(s->id, NULL, (struct sockaddr *)&to->sa, (int)timeout_ms(u)))) {
+	if (rdma_create_id(u->cm, &s->id, s, RDMA_PS_TCP) || (set_class(s), resolve(s, to))) {
 		rc = errno ? -errno : -EIO;
 		vs_free(s);
 		return err_set(e, rc,
@@ -131,6 +140,14 @@ static void on_addr(struct v_stream *s)
 {
 	if (s->state == V_RESOLVING && rdma_resolve_route(s->id, (int)timeout_ms(s->u)))
 		vs_die(s, errno ? -errno : -EHOSTUNREACH);
+}
+
+static void on_addr_error(struct v_stream *s, int err)
+{
+	if (s->state == V_RESOLVING && err == -ETIMEDOUT && clock_now(&s->u->clock) < s->deadline &&
+	    resolve(s, &s->peer) == 0)
+		return;
+	vs_die(s, err);
 }
 
 static void on_route(struct v_stream *s)
@@ -224,7 +241,10 @@ static void on_disconnected(struct v_stream *s)
 	s->disconnected = true;
 	switch (s->state) {
 	case V_CLOSING:
-		vs_die(s, -ECANCELED);
+		if (s->arrived.n) /* it ends when they are taken */
+			vs_ready(s);
+		else
+			vs_die(s, -ECANCELED);
 		break;
 	case V_OPEN:
 		/* A queue pair that fell into error by itself did so over a request that it must not carry out. */
@@ -261,6 +281,8 @@ static void stream_event(struct v_stream *s, const struct cm_event *ev)
 		on_rejected(s, ev);
 		break;
 	case RDMA_CM_EVENT_ADDR_ERROR:
+		on_addr_error(s, failure(ev, -EHOSTUNREACH));
+		break;
 	case RDMA_CM_EVENT_ROUTE_ERROR:
 		vs_die(s, failure(ev, -EHOSTUNREACH));
 		break;

@@ -6,27 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-void list_add(struct v_dom *d, struct v_list *l, uint32_t rbuf)
-{
-	d->rbufs[rbuf].next = V_NONE;
-	if (l->n++)
-		d->rbufs[l->tail].next = rbuf;
-	else
-		l->head = rbuf;
-	l->tail = rbuf;
-}
-
-uint32_t list_take(struct v_dom *d, struct v_list *l)
-{
-	uint32_t rbuf = l->head;
-
-	if (!l->n)
-		return V_NONE;
-	l->n--;
-	l->head = d->rbufs[rbuf].next;
-	return rbuf;
-}
-
 static int open_srq(struct verbs *u, struct v_dom *d, struct err *e)
 {
 	struct ibv_srq_init_attr attr = {
@@ -44,6 +23,7 @@ static int open_srq(struct verbs *u, struct v_dom *d, struct err *e)
 	/* All of them are posted for as long as the queue lives; who may use how many is what credits say. */
 	for (uint32_t i = 0; i < d->n_rbufs; i++)
 		list_add(d, &d->repost, i);
+	u->repost_due = true;
 	return 0;
 }
 

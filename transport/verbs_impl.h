@@ -18,6 +18,7 @@
 #ifndef DWCP_TRANSPORT_VERBS_IMPL_H
 #define DWCP_TRANSPORT_VERBS_IMPL_H
 
+#include "base/util.h"
 #include "transport/verbs.h"
 #include "transport/verbs_wire.h"
 #include <infiniband/verbs.h>
@@ -239,6 +240,7 @@ struct verbs {
 	uint32_t cq_events;
 	uint32_t depth, inline_max, max_sge;
 	struct v_dom *doms[V_DOMAINS];
+	bool repost_due; /* one of them has buffers to post again */
 
 	/* receive buffers of each domain */
 	uint32_t seg, stride, n_rbufs;
@@ -325,6 +327,81 @@ static inline uint64_t wr_send(const struct v_stream *s, uint32_t seq)
 	return (uint64_t)s->index << 48 | (uint64_t)s->generation << 32 | seq;
 }
 
+static inline be_stream vs_name(const struct v_stream *s)
+{
+	return s->index | (uint32_t)s->generation << 16;
+}
+
+/* It has events to report, or may have. */
+static inline void vs_ready(struct v_stream *s)
+{
+	struct verbs *u = s->u;
+
+	if (s->ready_queued)
+		return;
+	s->ready_queued = true;
+	s->ready_next = NULL;
+	if (u->ready.head)
+		u->ready.tail->ready_next = s;
+	else
+		u->ready.head = s;
+	u->ready.tail = s;
+}
+
+/* It has something for the device. */
+static inline void vs_work(struct v_stream *s)
+{
+	struct verbs *u = s->u;
+
+	if (s->work_queued)
+		return;
+	s->work_queued = true;
+	s->work_next = NULL;
+	if (u->work.head)
+		u->work.tail->work_next = s;
+	else
+		u->work.head = s;
+	u->work.tail = s;
+}
+
+static inline void list_add(struct v_dom *d, struct v_list *l, uint32_t rbuf)
+{
+	d->rbufs[rbuf].next = V_NONE;
+	if (l->n++)
+		d->rbufs[l->tail].next = rbuf;
+	else
+		l->head = rbuf;
+	l->tail = rbuf;
+}
+
+static inline uint32_t list_take(struct v_dom *d, struct v_list *l)
+{
+	uint32_t rbuf = l->head;
+
+	if (!l->n)
+		return V_NONE;
+	l->n--;
+	l->head = d->rbufs[rbuf].next;
+	return rbuf;
+}
+
+static inline bool tx_idle(const struct v_stream *s)
+{
+	return s->op_done == s->op_tail;
+}
+
+/* Half of what the peer may have: then it cannot have run dry while all of ours waits to be told. */
+static inline bool tx_credits_due(const struct v_stream *s)
+{
+	return s->owed >= max_u64(s->granted / 2, 2) && !s->peer_bye;
+}
+
+/* There is something to send, whether or not it may go yet. */
+static inline bool tx_wants(const struct v_stream *s)
+{
+	return s->op_sent != s->op_tail || s->hello_due || s->bye_due || s->probe_due || tx_credits_due(s);
+}
+
 /* verbs_dev.c */
 int dev_probe(struct err *e);
 int dev_find(const struct verbs_opts *o, struct ibv_context **out, struct err *e); /* where no connection tells */
@@ -353,16 +430,11 @@ void regions_close(struct verbs *u);
 /* verbs_dom.c */
 struct v_dom *dom_get(struct verbs *u, struct ibv_context *ctx, uint32_t domain, struct err *e);
 void dom_close(struct verbs *u, struct v_dom *d);
-void list_add(struct v_dom *d, struct v_list *l, uint32_t rbuf);
-uint32_t list_take(struct v_dom *d, struct v_list *l);
 
 /* verbs_stream.c */
 int vs_find(struct verbs *u, be_stream name, struct v_stream **out);
-be_stream vs_name(const struct v_stream *s);
 struct v_stream *vs_new(struct verbs *u, enum v_state state, uint32_t domain, uint64_t cookie);
 void vs_free(struct v_stream *s);
-void vs_ready(struct v_stream *s);
-void vs_work(struct v_stream *s);
 void vs_state(struct v_stream *s, enum v_state state);
 void vs_die(struct v_stream *s, int err);
 void vs_protocol(struct v_stream *s, int err); /* the peer's mistake */
@@ -408,7 +480,6 @@ void v_flush(struct verbs *u);
 void tx_completion(struct v_stream *s, const struct ibv_wc *wc);
 void tx_drop(struct v_stream *s);
 bool tx_deliver(struct v_stream *s, struct v_out *out, bool all);
-bool tx_idle(const struct v_stream *s); /* nothing is accepted and not DONE */
 
 /* verbs_rx.c */
 int rx_open(struct v_stream *s);    /* its first receive buffers are posted; granted says how many */

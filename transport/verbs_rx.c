@@ -44,7 +44,8 @@ static void grant(struct v_stream *s, uint32_t n)
 {
 	s->granted += n;
 	s->owed += n;
-	vs_work(s);
+	if (tx_credits_due(s))
+		vs_work(s);
 }
 
 static bool takes_credits(const struct v_stream *s)
@@ -70,6 +71,8 @@ static void repay(struct verbs *u, struct v_dom *d, be_stream name)
 
 void rx_flush(struct verbs *u)
 {
+	if (!u->repost_due)
+		return;
 	for (uint32_t i = 0; i < V_DOMAINS; i++) {
 		struct v_dom *d = u->doms[i];
 
@@ -90,6 +93,7 @@ void rx_flush(struct verbs *u)
 			}
 		}
 	}
+	u->repost_due = false;
 }
 
 void rx_repost(struct v_stream *s)
@@ -132,6 +136,7 @@ static void recycle(struct verbs *u, struct v_dom *d, uint32_t rbuf, be_stream n
 	d->rbufs[rbuf].stream = name;
 	if (d->srq) {
 		list_add(d, &d->repost, rbuf);
+		u->repost_due = true;
 	} else if (vs_find(u, name, &s) == 0 && s->dom == d && takes_credits(s)) {
 		list_add(d, &s->repost, rbuf);
 		vs_work(s);
@@ -170,7 +175,7 @@ static bool segment(struct v_stream *s, const struct vseg *seg, uint32_t rbuf)
 		vs_protocol(s, -EPROTO);
 		return false;
 	}
-	if (seg->credits)
+	if (seg->credits && tx_wants(s))
 		vs_work(s);
 	s->peer_bye |= seg->type == VSEG_BYE;
 	vs_ready(s);

@@ -20,41 +20,6 @@ int vs_find(struct verbs *u, be_stream name, struct v_stream **out)
 	return 0;
 }
 
-be_stream vs_name(const struct v_stream *s)
-{
-	return s->index | (uint32_t)s->generation << 16;
-}
-
-void vs_ready(struct v_stream *s)
-{
-	struct verbs *u = s->u;
-
-	if (s->ready_queued)
-		return;
-	s->ready_queued = true;
-	s->ready_next = NULL;
-	if (u->ready.head)
-		u->ready.tail->ready_next = s;
-	else
-		u->ready.head = s;
-	u->ready.tail = s;
-}
-
-void vs_work(struct v_stream *s)
-{
-	struct verbs *u = s->u;
-
-	if (s->work_queued)
-		return;
-	s->work_queued = true;
-	s->work_next = NULL;
-	if (u->work.head)
-		u->work.tail->work_next = s;
-	else
-		u->work.head = s;
-	u->work.tail = s;
-}
-
 static struct v_stream **bucket(const struct verbs *u, uint32_t qpn)
 {
 	return &u->by_qpn[(qpn * 2654435761u >> 16) & u->qpn_mask];
@@ -339,7 +304,11 @@ static bool deliver_connected(struct v_stream *s, struct v_out *out)
 /* A graceful end: ours is over when the peer has taken everything, and has nothing more to say. */
 static void check_end(struct v_stream *s)
 {
-	if (s->arrived.n || s->assembly.open || !s->peer_bye)
+	if (s->arrived.n)
+		return;
+	if (s->state == V_CLOSING && s->disconnected)
+		vs_die(s, -ECANCELED);
+	if (s->assembly.open || !s->peer_bye)
 		return;
 	if (s->state == V_OPEN)
 		vs_die(s, 0);

@@ -26,12 +26,9 @@ static struct v_wr *wr_at(const struct v_stream *s, uint32_t seq)
 	return &s->wrs[seq & s->u->wr_mask];
 }
 
-bool tx_idle(const struct v_stream *s)
-{
-	return s->op_done == s->op_tail;
-}
-
 /* --- acceptance --- */
+
+static void flush_stream(struct v_stream *s);
 
 static int stream_to_send(struct verbs *u, be_stream name, struct v_stream **out)
 {
@@ -68,7 +65,8 @@ static int accepted(struct v_stream *s, int i, int n, int err, uint64_t *counter
 {
 	if (i) {
 		metric_add(counter, (uint64_t)i);
-		vs_work(s);
+		if (tx_wants(s))
+			vs_work(s);
 	} else if (err) {
 		return err;
 	} else if (n > 0) {
@@ -82,10 +80,12 @@ int v_send(struct be *be, be_stream name, const struct be_msg *v, int n)
 	struct verbs *u = verbs_of(be);
 	struct v_stream *s;
 	int i, r = stream_to_send(u, name, &s);
+	bool idle;
 
 	if (r < 0)
 		return r;
-	if (tx_idle(s))
+	idle = tx_idle(s);
+	if (idle)
 		s->heard_at = u->now;
 	for (i = 0; i < n && !ops_full(s); i++) {
 		struct v_op *op = op_at(s, s->op_tail);
@@ -108,6 +108,9 @@ int v_send(struct be *be, be_stream name, const struct be_msg *v, int n)
 		op->cookie = v[i].cookie;
 		s->op_tail++;
 	}
+	/* With nothing under way there is nothing that it could share a doorbell with. */
+	if (idle && i > 0)
+		flush_stream(s);
 	return accepted(s, i, n, r, &be->counters.messages);
 }
 
@@ -328,12 +331,6 @@ static void probe(struct chain *c)
 	c->s->probe_due = false;
 }
 
-/* Half of what the peer may have: then it cannot have run dry while all of ours waits to be told. */
-static bool credits_due(const struct v_stream *s)
-{
-	return s->owed >= max_u64(s->granted / 2, 2) && !s->peer_bye;
-}
-
 /* The next work request, if there may be one. */
 static bool next_wr(struct chain *c)
 {
@@ -347,7 +344,7 @@ static bool next_wr(struct chain *c)
 	}
 	if (op && op->message && s->credits >= 2)
 		return message_segment(c, op) || (vs_work(s), false);
-	if (credits_due(s) && s->credits && (!s->bye_sent || s->credits > 1)) {
+	if (tx_credits_due(s) && s->credits && (!s->bye_sent || s->credits > 1)) {
 		small_segment(c, VSEG_CREDIT);
 		return true;
 	}
@@ -409,6 +406,9 @@ void v_flush(struct verbs *u)
 		struct v_stream *next = s->work_next;
 
 		s->work_queued = false;
+		/* What somebody waits for goes before the buffers of what may follow. */
+		if (s->op_sent != s->op_tail)
+			flush_stream(s);
 		rx_repost(s);
 		flush_stream(s);
 		s = next;
@@ -472,7 +472,7 @@ void tx_completion(struct v_stream *s, const struct ibv_wc *wc)
 			atomic_fetch_or(&u->async, V_ASYNC_STREAM);
 		}
 	}
-	if (s->state != V_DYING)
+	if (s->state != V_DYING && tx_wants(s))
 		vs_work(s);
 	vs_ready(s);
 }
