@@ -71,7 +71,9 @@ lib_src   := $(filter-out $(verbs_src),$(wildcard $(LIB_DIRS:%=%/*.c))) $(filter
 cli_src   := $(wildcard cli/*.c)
 bench_src := $(wildcard bench/main_*.c)
 shim_src  := $(wildcard bench/preload_*.c)
-test_src  := $(wildcard $(TESTS)/test_*.c)
+# Of raw verbs.
+verbs_test := $(TESTS)/test_verbs_hostile.c
+test_src  := $(filter-out $(if $(VERBS_LIBS),,$(verbs_test)),$(wildcard $(TESTS)/test_*.c))
 help_src  := $(filter-out $(test_src),$(wildcard $(TESTS)/*.c))
 fuzz_src  := $(wildcard $(TESTS)/fuzz/fuzz_*.c)
 headers   := $(wildcard $(LIB_DIRS:%=%/*.h) bench/*.h cli/*.h $(TESTS)/*.h $(TESTS)/fuzz/*.h)
@@ -171,7 +173,7 @@ $(B)/plugins/rdma.so: $(call obj,$(verbs_src) $(verbs_lib)) $(B)/.sources
 	$(if $(Q),@echo '  LINK  $@')
 	$(Q)$(CC) -shared $(if $(VERBS_LTO),$(OPT) -g $(VERBS_LTO)) $(ALL_LDFLAGS) -Wl,--exclude-libs,ALL -o $@ $(filter %.o,$^) $(VERBS_LIBS)
 $(B)/tests/%: $(B)/obj/$(TESTS)/%.o $(HELPERS) $(LIB)
-	$(call link,$(TEST_LIBS))
+	$(call link,$(TEST_LIBS) $(if $(filter $(verbs_test:$(TESTS)/%.c=%),$*),$(VERBS_LIBS)))
 $(B)/fuzz/%: $(B)/obj/$(TESTS)/fuzz/%.o $(HELPERS) $(LIB)
 	$(call link,-fsanitize=fuzzer)
 

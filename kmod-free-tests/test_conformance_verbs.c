@@ -5,50 +5,8 @@
  */
 /* check: timeout=300 no-valgrind in-guest in-guest-valgrind */
 #include "kmod-free-tests/conformance_impl.h"
+#include "kmod-free-tests/rdma_device.h"
 #include "transport/verbs.h"
-#include <glob.h>
-#include <net/if.h>
-#include <stdio.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
-
-static bool address_of(const char *netdev, struct be_addr *out)
-{
-	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	struct ifreq r = { 0 };
-	bool ok;
-
-	snprintf(r.ifr_name, sizeof r.ifr_name, "%s", netdev);
-	ok = fd >= 0 && ioctl(fd, SIOCGIFADDR, &r) == 0;
-	if (fd >= 0)
-		close(fd);
-	if (!ok)
-		return false;
-	*out = (struct be_addr){ .len = sizeof out->in };
-	memcpy(&out->in, &r.ifr_addr, sizeof out->in);
-	out->in.sin_port = 0;
-	return true;
-}
-
-static bool rdma_address(struct be_addr *out)
-{
-	char netdev[IFNAMSIZ];
-	glob_t g;
-	bool found = false;
-
-	if (glob("/sys/class/infiniband/*/ports/1/gid_attrs/ndevs/0", 0, NULL, &g) != 0)
-		return false;
-	for (size_t i = 0; i < g.gl_pathc && !found; i++) {
-		FILE *f = fopen(g.gl_pathv[i], "r");
-
-		if (f && fscanf(f, "%15s", netdev) == 1)
-			found = address_of(netdev, out);
-		if (f)
-			fclose(f);
-	}
-	globfree(&g);
-	return found;
-}
 
 /* What only moves many bytes is left out then, and the backend is tried in one way. */
 static bool under_valgrind(void)
@@ -78,8 +36,8 @@ static int run(const char *name, const struct verbs_opts *opts)
 					    NULL };
 	const struct CMUnitTest none[] = { cmocka_unit_test(needs_a_device) };
 
-	if (verbs_ops.probe(&missing) < 0 ||
-	    (!rdma_address(&t.listen_at) && err_set(&missing, -ENODEV, "no RDMA device has an IPv4 address") < 0))
+	if (verbs_ops.probe(&missing) < 0 || (!rdma_device_address(&t.listen_at) &&
+					      err_set(&missing, -ENODEV, "no RDMA device has an IPv4 address") < 0))
 		return cmocka_run_group_tests_name(name, none, NULL, NULL);
 	if (under_valgrind())
 		t.leave_out = bulk;

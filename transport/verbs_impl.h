@@ -100,7 +100,8 @@ struct v_dom {
 	uint32_t n_rbufs;
 	struct v_list free;   /* own queues: buffers of no stream */
 	struct v_list repost; /* shared queue: to be posted */
-	uint32_t spare;       /* shared queue: posted, and nobody's credit */
+	uint32_t spare;       /* shared queue: posted, and nobody's credit; … */
+	uint32_t debt;        /* …those that were taken beyond that */
 	struct v_mr *source[V_SOURCES];
 };
 
@@ -168,7 +169,7 @@ struct v_stream {
 	uint32_t domain;
 	uint64_t cookie;
 	uint64_t deadline; /* of set-up, of a graceful close, of dying */
-	uint64_t heard_at; /* last completion or arrival */
+	uint64_t heard_at; /* last completion or arrival; 0: as of the next look at the clock */
 	uint64_t bytes_sent, bytes_received;
 	struct be_addr local, peer;
 	uint8_t pre[BE_PREAMBLE]; /* ours to send, then the peer's reply */
@@ -393,7 +394,7 @@ static inline bool tx_idle(const struct v_stream *s)
 /* Half of what the peer may have: then it cannot have run dry while all of ours waits to be told. */
 static inline bool tx_credits_due(const struct v_stream *s)
 {
-	return s->owed >= max_u64(s->granted / 2, 2) && !s->peer_bye;
+	return s->owed >= max_u64(s->granted / 2, 2) && !(s->peer_bye && s->bye_sent);
 }
 
 /* There is something to send, whether or not it may go yet. */

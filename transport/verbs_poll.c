@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #define CLOSE_BOUND (700 * NS_PER_MS)
+#define AWAY (4 * V_TICK) /* nobody polled: what was not heard meanwhile is not the peer's silence */
 #define CLOSE_ANSWERS (50 * NS_PER_MS)
 
 static const struct be_ops *table;
@@ -297,13 +298,19 @@ static void look(struct verbs *u)
 
 static void tick(struct verbs *u)
 {
+	bool away;
+
 	if (u->now - u->ticked_at < (u->n_dying ? NS_PER_MS : V_TICK))
 		return;
+	away = u->now - u->ticked_at > AWAY;
 	u->ticked_at = u->now;
 	cm_tick(u);
-	for (uint32_t i = 0; i < u->n_streams; i++)
+	for (uint32_t i = 0; i < u->n_streams; i++) {
+		if (away)
+			u->streams[i].heard_at = 0;
 		if (u->streams[i].state != V_FREE)
 			vs_tick(&u->streams[i]);
+	}
 }
 
 /* Moves everything that needs no room for events. */

@@ -58,7 +58,10 @@ static void repay(struct verbs *u, struct v_dom *d, be_stream name)
 {
 	struct v_stream *s;
 
-	d->spare++;
+	if (d->debt)
+		d->debt--;
+	else
+		d->spare++;
 	if (vs_find(u, name, &s) < 0 || s->dom != d || !takes_credits(s))
 		return;
 	for (int i = 0; i < 2 && s->granted < V_CREDITS_MOST; i++) {
@@ -175,7 +178,7 @@ static bool segment(struct v_stream *s, const struct vseg *seg, uint32_t rbuf)
 		vs_protocol(s, -EPROTO);
 		return false;
 	}
-	if (seg->credits && tx_wants(s))
+	if (seg->credits ? tx_wants(s) : tx_credits_due(s))
 		vs_work(s);
 	s->peer_bye |= seg->type == VSEG_BYE;
 	vs_ready(s);
@@ -189,6 +192,10 @@ static void failed(struct v_stream *s, const struct ibv_wc *wc)
 {
 	if (s->state == V_DYING)
 		return;
+	if (s->disconnected) { /* it ends when what arrived before is taken */
+		vs_ready(s);
+		return;
+	}
 	if (wc->status == IBV_WC_LOC_LEN_ERR) {
 		vs_protocol(s, -EPROTO);
 	} else if (wc->status == IBV_WC_WR_FLUSH_ERR) { /* the reason may be the next completion */
@@ -197,6 +204,17 @@ static void failed(struct v_stream *s, const struct ibv_wc *wc)
 	} else {
 		vs_die(s, -EIO);
 	}
+}
+
+/* Nobody's credit was used: of a stream that is over, whose credits went back, or of a peer that had none. */
+static void overdrawn(struct v_dom *d, struct v_stream *s)
+{
+	if (d->spare)
+		d->spare--;
+	else
+		d->debt++;
+	if (s)
+		vs_protocol(s, -EPROTO);
 }
 
 void rx_completion(struct verbs *u, const struct ibv_wc *wc)
@@ -211,6 +229,8 @@ void rx_completion(struct verbs *u, const struct ibv_wc *wc)
 	d->rbufs[rbuf].posted = false;
 	if (s && s->granted)
 		s->granted--;
+	else if (d->srq)
+		overdrawn(d, s);
 	if (!s || wc->status != IBV_WC_SUCCESS || s->state == V_DYING) {
 		if (s && wc->status != IBV_WC_SUCCESS)
 			failed(s, wc);
@@ -219,7 +239,9 @@ void rx_completion(struct verbs *u, const struct ibv_wc *wc)
 	}
 	s->heard_at = u->now;
 	d->rbufs[rbuf].bytes = wc->byte_len;
-	if (vseg_parse(rbuf_at(u, d, rbuf), wc->byte_len, &seg) < 0)
+	/* A WRITE with immediate data takes a buffer too, puts nothing there, and has a length of its own. */
+	if (wc->opcode != IBV_WC_RECV || wc->byte_len > VSEG_HEADER + u->seg ||
+	    vseg_parse(rbuf_at(u, d, rbuf), wc->byte_len, &seg) < 0)
 		vs_protocol(s, -EPROTO);
 	else if (segment(s, &seg, rbuf))
 		return;

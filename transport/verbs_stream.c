@@ -224,6 +224,7 @@ void vs_die(struct v_stream *s, int err)
 
 	if (was == V_DYING || was == V_FREE)
 		return;
+	s->u->now = clock_now(&s->u->clock);
 	s->down_err = err;
 	s->connected_pending = false;
 	s->rx_stuck = false;
@@ -308,8 +309,10 @@ static void check_end(struct v_stream *s)
 		return;
 	if (s->state == V_CLOSING && s->disconnected)
 		vs_die(s, -ECANCELED);
-	if (s->assembly.open || !s->peer_bye)
+	if (!s->peer_bye)
 		return;
+	if (s->assembly.open) /* in the middle of a message */
+		vs_protocol(s, -EPROTO);
 	if (s->state == V_OPEN)
 		vs_die(s, 0);
 	else if (s->state == V_CLOSING && s->bye_sent && tx_idle(s) && s->wr_head == s->wr_tail)
@@ -343,8 +346,11 @@ void vs_deliver(struct v_stream *s, struct v_out *out)
 static void check_progress(struct v_stream *s)
 {
 	const struct verbs_opts *o = &s->u->opts;
-	uint64_t silent = s->u->now - s->heard_at;
+	uint64_t silent;
 
+	if (!s->heard_at)
+		s->heard_at = s->u->now;
+	silent = s->u->now - s->heard_at;
 	if (!tx_idle(s) && silent > o->idle_timeout)
 		vs_die(s, -ETIMEDOUT);
 	else if (s->state == V_OPEN && o->keepalive_interval && s->wr_head == s->wr_tail &&

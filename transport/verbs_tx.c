@@ -86,7 +86,7 @@ int v_send(struct be *be, be_stream name, const struct be_msg *v, int n)
 		return r;
 	idle = tx_idle(s);
 	if (idle)
-		s->heard_at = u->now;
+		s->heard_at = 0;
 	for (i = 0; i < n && !ops_full(s); i++) {
 		struct v_op *op = op_at(s, s->op_tail);
 		uint8_t *head;
@@ -123,7 +123,7 @@ int v_put(struct be *be, be_stream name, const struct be_put *v, int n)
 	if (r < 0)
 		return r;
 	if (tx_idle(s))
-		s->heard_at = u->now;
+		s->heard_at = 0;
 	for (i = 0; i < n && !ops_full(s); i++) {
 		struct v_op *op = op_at(s, s->op_tail);
 
@@ -384,7 +384,7 @@ static void flush_stream(struct v_stream *s)
 	struct chain c;
 
 	c.s = s;
-	while (s->state == V_OPEN || s->state == V_CLOSING) {
+	while ((s->state == V_OPEN || s->state == V_CLOSING) && !s->disconnected) {
 		c.n = 0;
 		while (c.n < (int)u->opts.chain && s->wr_tail - s->wr_head < s->depth && next_wr(&c))
 			;
@@ -464,7 +464,7 @@ void tx_completion(struct v_stream *s, const struct ibv_wc *wc)
 	if (s->wr_head == seq)
 		retire(s, wc->status == IBV_WC_SUCCESS || s->clean);
 	s->heard_at = u->now;
-	if (wc->status != IBV_WC_SUCCESS && s->state != V_DYING) {
+	if (wc->status != IBV_WC_SUCCESS && s->state != V_DYING && !s->disconnected) {
 		if (!flushed) {
 			vs_die(s, error_of(wc->status));
 		} else { /* something else ended the queue pair: its reason may be the next completion */
@@ -500,7 +500,7 @@ bool tx_deliver(struct v_stream *s, struct v_out *out, bool all)
 		ev->cookie = op->cookie;
 		if ((int32_t)(s->op_head - s->op_done) >= 0)
 			ev->err = s->down_err ? s->down_err : -EPIPE;
-		if (op->message)
+		if (op->message && op->head_len)
 			s->arena_head = op->arena_end;
 	}
 	return true;
