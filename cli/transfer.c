@@ -185,11 +185,15 @@ static bool next_name(const char **list, char *name, size_t cap)
 
 static void choice_listed(struct choice *c, const char *list)
 {
+	const struct be_ops *seen = NULL;
 	char name[32];
 
 	while (next_name(&list, name, sizeof(name))) {
 		const struct be_ops *ops = backend_find(name);
 
+		if (ops && ops == seen)
+			continue;
+		seen = ops;
 		if (!ops)
 			choice_not(c, -EINVAL, "there is no \"%s\"%s; ", name, "");
 		else if (ops->caps.in_process)

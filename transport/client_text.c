@@ -98,6 +98,17 @@ int connect_text(const struct client *c, int err, struct err *e)
 			       "%s does not answer in time: check that `dwcp serve` runs there and that no firewall "
 			       "drops the port, or raise --timeout",
 			       c->cfg.target);
+	case ENODEV:
+		return err_set(
+			e, err,
+			"%s is not reached over an RDMA device of this host: give the address of the peer's RDMA "
+			"interface (`rdma link` shows them; loopback has none), or use --backend=tcp",
+			c->cfg.target);
+	case ENOSPC:
+		return err_set(e, err,
+			       "the connection to %s failed: the RDMA device's queues do not suffice, as the line "
+			       "above says",
+			       c->cfg.target);
 	case EPROTO:
 	case EBADMSG:
 	case ECONNRESET:

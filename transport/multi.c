@@ -219,12 +219,12 @@ static int multi_listen(struct be *be, const struct be_addr *at, struct be_addr 
 	return n ? 0 : rc;
 }
 
-static void leave(struct multi *m, unsigned way, int err)
+static void leave(struct multi *m, unsigned way, int err, const char *why)
 {
 	struct way *w = &m->ways[way];
 
 	if (!w->left_until)
-		log_info("leaving %s for a while: %s", w->ops->name, strerror(-err));
+		log_info("leaving %s for a while: %s", w->ops->name, why ? why : strerror(-err));
 	w->left_until = clock_now(&m->clock) + MULTI_RETRY;
 }
 
@@ -262,7 +262,7 @@ static int try_connect(struct multi *m, struct stream *s, unsigned from, struct 
 			return 0;
 		}
 		if (rc != -ENOSPC)
-			leave(m, i, rc);
+			leave(m, i, rc, e->why);
 	}
 	return rc;
 }
@@ -498,10 +498,10 @@ static bool on_down(struct multi *m, unsigned way, struct stream *s, struct be_e
 	m->ways[way].streams--;
 	if (s->connected || s->closing || ev->len) {
 		if (s->connected && blames_way(ev->err))
-			leave(m, way, ev->err);
+			leave(m, way, ev->err, NULL);
 	} else if (ev->err != -ECONNRESET && !last_way(m, way) &&
 		   s->to.len) { /* reset: there is somebody, who will not */
-		leave(m, way, ev->err);
+		leave(m, way, ev->err, NULL);
 		if (try_connect(m, s, way + 1, NULL) == 0)
 			return false;
 	}

@@ -31,7 +31,8 @@ static const struct opt options[] = {
 	  "work requests of a stream that the device may hold; less when the device cannot" },
 	{ "completion-queue-size", NULL, 0, OPT_U32, FIELD(completion_queue_size), "auto", 64, 1 << 22, true, NULL,
 	  NULL, NULL,
-	  "entries of a worker's completion queue; auto: what its streams need. A smaller one lowers queue-depth" },
+	  "entries of a worker's completion queue; auto: what its streams need. A smaller one lowers queue-depth; "
+	  "it must hold every receive buffer (32 a stream) and some sends" },
 	{ "send-inline-size", NULL, 0, OPT_SIZE, FIELD(send_inline_size), "256", 0, 4096, false, NULL, NULL, NULL,
 	  "messages up to this size are copied into the work request; less when the device cannot" },
 	{ "max-send-sge", NULL, 0, OPT_U32, FIELD(max_send_sge), "3", 1, 16, false, NULL, NULL, NULL,

@@ -165,6 +165,7 @@ static void on_route(struct v_stream *s)
 		return;
 	rc = vs_queue_pair(s, &e);
 	if (rc < 0) {
+		v_warn_of(s->u, s->id, "the connection to", "fails", &e);
 		vs_die(s, rc);
 		return;
 	}

@@ -471,6 +471,7 @@ void v_reject(struct be *be, struct be_request *r, const void *reply);
 int requests_open(struct verbs *u, struct err *e);
 void requests_close(struct verbs *u);
 void requests_collect(struct verbs *u);
+void v_warn_of(struct verbs *u, struct rdma_cm_id *id, const char *what, const char *became, const struct err *e);
 void requests_deliver(struct verbs *u, struct v_out *out);
 void request_new(struct verbs *u, const struct cm_event *ev);
 

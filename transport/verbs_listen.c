@@ -203,8 +203,8 @@ static int accept_on(struct v_stream *s, const void *reply, struct err *e)
 		      : 0;
 }
 
-/* The peer only hears that it was refused. Whoever is refused tries again, often many at a time: one line for all. */
-static void not_accepted(struct verbs *u, struct rdma_cm_id *id, const struct err *e)
+/* Whoever is refused tries again, often many at a time: one line for all. what, became: "the connection to", "fails". */
+void v_warn_of(struct verbs *u, struct rdma_cm_id *id, const char *what, const char *became, const struct err *e)
 {
 	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 	static uint64_t told_at, untold;
@@ -224,9 +224,15 @@ static void not_accepted(struct verbs *u, struct rdma_cm_id *id, const struct er
 	if (more)
 		snprintf(others, sizeof others, " (and %llu others before)", (unsigned long long)more);
 	cm_addr_keep(&peer, rdma_get_peer_addr(id));
-	snprintf(text, sizeof text, "a connection from %s over RDMA is refused%s: %s",
-		 addr_format(name, sizeof name, &peer), others, e->why);
+	snprintf(text, sizeof text, "%s %s over RDMA %s%s: %s", what, addr_format(name, sizeof name, &peer), became,
+		 others, e->why);
 	v_warn(text);
+}
+
+/* The peer only hears that it was refused. */
+static void not_accepted(struct verbs *u, struct rdma_cm_id *id, const struct err *e)
+{
+	v_warn_of(u, id, "a connection from", "is refused", e);
 }
 
 int v_accept(struct be *be, struct be_request *r, const void *reply, uint32_t domain, uint64_t cookie, be_stream *out)
