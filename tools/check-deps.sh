@@ -34,7 +34,7 @@ grep -rnE --include='*.[ch]' '^[[:space:]]*#[[:space:]]*(include|include_next|im
 
 		# vendor header → files that may include it
 		vendor["^liburing"] = "^(transport/uring[^/]*|bench/[^/]*uring[^/]*)\\.[ch]$"
-		vendor["^(infiniband|rdma)/"] = "^transport/verbs[^/]*\\.[ch]$"
+		vendor["^(infiniband|rdma)/"] = "^(transport/verbs|kmod-free-tests/test_verbs_)[^/]*\\.[ch]$"
 		vendor["^rte_"] = "^transport/dpdk[^/]*\\.[ch]$"
 		vendor["^(zstd|zdict|zstd_errors|lz4|lz4hc|lz4frame|zlib|brotli/|snappy|lzma|libdeflate)"] = \
 			"^compress/(codec|dict)[^/]*\\.[ch]$"
