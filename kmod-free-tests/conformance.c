@@ -247,7 +247,7 @@ void conf_steps(struct conf *c, int quiet_rounds)
 	for (int quiet = 0; quiet < quiet_rounds; quiet++) {
 		if (conf_step(c))
 			quiet = 0;
-		conf_check_deadline(deadline, __FILE__, __LINE__, "silence");
+		conf_check_deadline(c, deadline, __FILE__, __LINE__, "silence");
 	}
 }
 
@@ -276,10 +276,14 @@ uint64_t conf_deadline(void)
 	return clock_now(&clock_mono) + patience() * NS_PER_S;
 }
 
-void conf_check_deadline(uint64_t deadline, const char *file, int line, const char *what)
+void conf_check_deadline(const struct conf *c, uint64_t deadline, const char *file, int line, const char *what)
 {
-	if (clock_now(&clock_mono) > deadline)
-		fail_msg("%s:%d: waited %lu s for %s", file, line, patience(), what);
+	if (clock_now(&clock_mono) <= deadline)
+		return;
+	for (int i = 0; i < c->n; i++)
+		if (c->st[i].down)
+			print_message("stream %d is down: %s\n", i, strerror(-c->st[i].down_err));
+	fail_msg("%s:%d: waited %lu s for %s", file, line, patience(), what);
 }
 
 /* --- streams and operations --- */

@@ -231,7 +231,7 @@ static void more_connects_than_room(void **state)
 		conf_connect(c, 1, &c->addr, CONF_DOMAIN);
 	WAIT(c, c->n_pending >= 2);
 	for (uint64_t deadline = conf_deadline(); ended < 5; conf_step(c)) {
-		conf_check_deadline(deadline, __FILE__, __LINE__, "five connects, two at a time");
+		conf_check_deadline(c, deadline, __FILE__, __LINE__, "five connects, two at a time");
 		if (c->n_pending) /* each is served in its turn, or is told that it is not */
 			c->ops->reject(c->be[0], c->pending[--c->n_pending].request, NULL);
 		ended = s[0].down + s[1].down + s[2].down + s[3].down + s[4].down;
@@ -325,7 +325,7 @@ static void wake_ends_wait(void **state)
 		c->ops->wait(c->be[1], 60 * NS_PER_S);
 		for (int n = c->ops->poll(c->be[1], ev, 4); n > 0; n--)
 			c->woken[1] += ev[n - 1].type == BE_WOKEN;
-		conf_check_deadline(deadline, __FILE__, __LINE__, "BE_WOKEN");
+		conf_check_deadline(c, deadline, __FILE__, __LINE__, "BE_WOKEN");
 	}
 	pthread_join(th, NULL);
 	c->ops->wait(c->be[1], NS_PER_MS); /* nothing to come: the time-out ends it */

@@ -345,7 +345,7 @@ static void many_streams(void **state)
 			mix_step(c, &m[i]);
 			left += m[i].left;
 		}
-		conf_check_deadline(deadline, __FILE__, __LINE__, "all streams to post their operations");
+		conf_check_deadline(c, deadline, __FILE__, __LINE__, "all streams to post their operations");
 	}
 	for (int i = 0; i < N; i++)
 		mix_finish(c, &m[i]);

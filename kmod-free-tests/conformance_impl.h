@@ -108,12 +108,12 @@ int conf_step(struct conf *c);
 void conf_steps(struct conf *c, int quiet_rounds); /* until so many rounds in a row brought nothing */
 
 uint64_t conf_deadline(void);
-void conf_check_deadline(uint64_t deadline, const char *file, int line, const char *what);
+void conf_check_deadline(const struct conf *c, uint64_t deadline, const char *file, int line, const char *what);
 
 /* Steps until the expression holds; after 10 s the test fails and says what it waited for. */
 #define WAIT(c, expr)                                                     \
 	for (uint64_t deadline_ = conf_deadline(); !(expr); conf_step(c)) \
-	conf_check_deadline(deadline_, __FILE__, __LINE__, #expr)
+	conf_check_deadline((c), deadline_, __FILE__, __LINE__, #expr)
 
 /* Streams, by index into c->st. */
 int conf_connect(struct conf *c, int from, const struct be_addr *to, uint32_t domain);
