@@ -105,10 +105,11 @@ int connect_text(const struct client *c, int err, struct err *e)
 			"interface (`rdma link` shows them; loopback has none), or use --backend=tcp",
 			c->cfg.target);
 	case ENOSPC:
-		return err_set(e, err,
-			       "the connection to %s failed: the RDMA device's queues do not suffice, as the line "
-			       "above says",
-			       c->cfg.target);
+		return err_set(
+			e, err,
+			"the connection to %s failed: the RDMA device's queues do not suffice; use fewer --streams, a "
+			"lower --queue-depth, or a larger --completion-queue-size",
+			c->cfg.target);
 	case EPROTO:
 	case EBADMSG:
 	case ECONNRESET:

@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 #define CLOSE_BOUND (700 * NS_PER_MS)
-#define AWAY (4 * V_TICK) /* nobody polled: what was not heard meanwhile is not the peer's silence */
 #define CLOSE_ANSWERS (50 * NS_PER_MS)
+#define AWAY (4 * V_TICK) /* nobody polled: what was not heard meanwhile is not the peer's silence */
 
 static const struct be_ops *table;
 static void (*warn)(const char *text);
