@@ -309,6 +309,7 @@ static void stream_event(struct v_stream *s, const struct cm_event *ev)
 /* --- identifiers of streams that are over --- */
 
 #define ZOMBIE_TIME (3 * NS_PER_S)
+#define MUTE_TIME (500 * NS_PER_MS) /* from a lost route to the port that is seen to be down */
 
 static bool is_zombie(const struct rdma_cm_id *id)
 {
@@ -337,20 +338,22 @@ void cm_end(struct verbs *u, struct rdma_cm_id *id, enum v_left how)
 		rdma_destroy_id(id);
 		return;
 	}
-	*z = (struct v_zombie){ .id = id, .mute = how == V_MUTE, .until = u->now + ZOMBIE_TIME };
+	*z = (struct v_zombie){ .id = id,
+				.mute = how == V_MUTE,
+				.until = u->now + (how == V_MUTE ? MUTE_TIME : ZOMBIE_TIME) };
 	u->n_undead++;
 	id->context = (void *)((uintptr_t)z | 1);
 }
 
 static void zombie_tick(struct verbs *u, struct v_zombie *z)
 {
+	/* The end of an identifier may be a message, too. */
+	if (u->now < z->until || !dev_port_up(z->id->verbs, z->id->port_num))
+		return;
 	if (!z->mute) {
-		if (u->now >= z->until)
-			zombie_end(u, z);
+		zombie_end(u, z);
 		return;
 	}
-	if (!dev_port_up(z->id->verbs, z->id->port_num))
-		return;
 	z->mute = false;
 	z->until = u->now + ZOMBIE_TIME;
 	if (rdma_disconnect(z->id))

@@ -161,7 +161,7 @@ struct v_stream {
 	bool connected_pending, connected_data, clean;
 	bool disconnecting;   /* rdma_disconnect was called… */
 	bool disconnected;    /* …or the peer's was heard of, or there is no connection that could be */
-	bool mute;            /* …or will be, when the port is up again */
+	bool mute;            /* …or will be: later, and not before the port is up */
 	bool flushed;         /* the queue pair is gone, and every completion of it was seen */
 	atomic_int async_err; /* set by whoever reads the device's events */
 	int down_err;
@@ -192,8 +192,8 @@ struct be_request {
  * kernel for as long as that goes on asking (a minute, in Linux 6.1). */
 struct v_zombie {
 	struct rdma_cm_id *id; /* NULL: free */
-	bool mute;             /* its port is down: not disconnected yet */
-	uint64_t until;
+	bool mute;             /* not disconnected yet: by and by, if its port is up then */
+	uint64_t until;        /* the next step */
 };
 
 enum v_left { V_ANSWERED, V_ASKED, V_MUTE }; /* how far the disconnect of an identifier is */
@@ -438,6 +438,7 @@ struct v_stream *vs_new(struct verbs *u, enum v_state state, uint32_t domain, ui
 void vs_free(struct v_stream *s);
 void vs_state(struct v_stream *s, enum v_state state);
 void vs_die(struct v_stream *s, int err);
+void vs_lost(struct v_stream *s, int err);     /* the same where device or way may have failed */
 void vs_protocol(struct v_stream *s, int err); /* the peer's mistake */
 void vs_deliver(struct v_stream *s, struct v_out *out);
 void vs_reap(struct v_stream *s); /* of a dying one: is its queue pair flushed? */

@@ -262,11 +262,11 @@ static void take_async(struct verbs *u)
 		if (what & V_ASYNC_GONE)
 			vs_die(s, -ENODEV);
 		else if (what & V_ASYNC_PORT)
-			vs_die(s, -ENETDOWN);
+			vs_lost(s, -ENETDOWN);
 		else if (err == -EPROTO)
 			vs_protocol(s, err);
 		else if (err)
-			vs_die(s, err);
+			vs_lost(s, err);
 	}
 }
 

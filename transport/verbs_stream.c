@@ -236,10 +236,19 @@ void vs_die(struct v_stream *s, int err)
 		queue_pair_error(s);
 		/* A message of the manager's that has no route leaves soft-RoCE of Linux 6.1 without a manager for good;
 		 * where the port is down none would arrive anyhow. */
-		s->mute = !dev_port_up(s->id->verbs, s->id->port_num);
+		s->mute |= !dev_port_up(s->id->verbs, s->id->port_num);
 		s->disconnecting = !s->mute && rdma_disconnect(s->id) == 0;
 	}
 	vs_ready(s);
+}
+
+/* A route goes some time before its port is down, and requests fail from then on: so the peer is not told at once. */
+void vs_lost(struct v_stream *s, int err)
+{
+	if (s->state == V_DYING || s->state == V_FREE)
+		return;
+	s->mute = s->qp != NULL;
+	vs_die(s, err);
 }
 
 void vs_protocol(struct v_stream *s, int err)
@@ -352,7 +361,7 @@ static void check_progress(struct v_stream *s)
 		s->heard_at = s->u->now;
 	silent = s->u->now - s->heard_at;
 	if (!tx_idle(s) && silent > o->idle_timeout)
-		vs_die(s, -ETIMEDOUT);
+		vs_lost(s, -ETIMEDOUT);
 	else if (s->state == V_OPEN && o->keepalive_interval && s->wr_head == s->wr_tail &&
 		 silent > o->keepalive_interval) {
 		s->probe_due = true;
@@ -366,7 +375,7 @@ void vs_tick(struct v_stream *s)
 	uint64_t now = s->u->now;
 
 	if (setting_up(s->state) && now >= s->deadline)
-		vs_die(s, -ETIMEDOUT);
+		vs_lost(s, -ETIMEDOUT);
 	else if (s->state == V_CLOSING && now >= s->deadline)
 		vs_die(s, -ECANCELED);
 	else if (s->state == V_DYING)

@@ -466,7 +466,7 @@ void tx_completion(struct v_stream *s, const struct ibv_wc *wc)
 	s->heard_at = u->now;
 	if (wc->status != IBV_WC_SUCCESS && s->state != V_DYING && !s->disconnected) {
 		if (!flushed) {
-			vs_die(s, error_of(wc->status));
+			vs_lost(s, error_of(wc->status));
 		} else { /* something else ended the queue pair: its reason may be the next completion */
 			atomic_store(&s->async_err, -EPROTO);
 			atomic_fetch_or(&u->async, V_ASYNC_STREAM);

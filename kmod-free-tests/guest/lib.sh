@@ -174,9 +174,17 @@ nothing_left() { # log
 	return 1
 }
 
+# After a failure: what it left in soft-RoCE would fail the tests that follow, too.
+renew_rdma() {
+	[[ $GUEST_NET == rdma ]] || return 0
+	# shellcheck disable=SC2016
+	on "$1" bash -c 'rdma link delete "$0"; rdma link add "$0" type rxe netdev "$1"' "$(rdma_of "$1")" "$(netdev_of "$1")"
+}
+
 show_logs() {
 	# shellcheck disable=SC2016
-	on "$1" bash -c 'for f in /tmp/*.pid; do [[ ! -e $f ]] || { f=${f%.pid}; echo "-- ${f##*/} on $0:"; tail -n 20 "$f.log"; }; done' "$1"
+	on "$1" bash -c 'read -r up _ </proc/uptime; echo "-- $0 is up for $up s"
+		for f in /tmp/*.pid; do [[ ! -e $f ]] || { f=${f%.pid}; echo "-- ${f##*/} on $0:"; tail -n 20 "$f.log"; }; done' "$1"
 }
 tidy_up() {
 	each_host tidy_host

@@ -65,6 +65,10 @@ script_test() { # script function
 		cat "$log.left" >>"$log"
 		rc=98
 	fi
+	((rc == 0 || rc == 77)) || {
+		renew_rdma a
+		renew_rdma b
+	} >>"$log" 2>&1
 	verdict "$1:${2#test_}" $rc "$log"
 	rm -rf "/tmp/${2:?}"
 }
