@@ -36,6 +36,11 @@ void dedup_clear(struct dedup *d)
 	memset(d->slots, 0, d->bytes);
 }
 
+void dedup_touch(const struct dedup *d, uint64_t hash)
+{
+	__builtin_prefetch(&d->slots[(hash & d->mask) * DEDUP_WAYS], 1);
+}
+
 unsigned dedup_find(const struct dedup *d, uint64_t hash, uint32_t out[DEDUP_WAYS])
 {
 	const uint64_t *b = &d->slots[(hash & d->mask) * DEDUP_WAYS];

@@ -24,6 +24,7 @@ int dedup_open(struct dedup *d, uint64_t pages); /* 0 or -ENOMEM */
 void dedup_close(struct dedup *d);
 void dedup_clear(struct dedup *d);
 
+void dedup_touch(const struct dedup *d, uint64_t hash); /* dedup_find of it comes soon */
 /* Pages that may have this hash into out; returns how many. */
 unsigned dedup_find(const struct dedup *d, uint64_t hash, uint32_t out[DEDUP_WAYS]);
 void dedup_add(struct dedup *d, uint64_t hash, uint32_t page);

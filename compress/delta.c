@@ -29,21 +29,45 @@ __attribute__((constructor)) static void choose(void)
 #endif
 }
 
-/* The first bit at or after `at` that is `set`; DELTA_PAGE when there is none. */
-static uint32_t next_bit(const uint64_t *map, uint32_t at, bool set)
-{
-	uint32_t w = at / 64;
-	uint64_t v;
+/* Gaps of DELTA_GAP leave this many runs. */
+#define EDGES_MAX (2 * (DELTA_PAGE / (DELTA_GAP + 1) + 2))
 
-	if (at >= DELTA_PAGE)
-		return DELTA_PAGE;
-	v = (set ? map[w] : ~map[w]) & (~0ull << at % 64);
-	while (!v) {
-		if (++w == DELTA_WORDS)
-			return DELTA_PAGE;
-		v = set ? map[w] : ~map[w];
+/* Fills gaps shorter than DELTA_GAP: what is set is spread over the bits behind it, and what was won at an end given back. */
+static void close_gaps(const uint64_t map[DELTA_WORDS], uint64_t out[DELTA_WORDS])
+{
+	uint64_t wide[DELTA_WORDS + 1], last = 0;
+
+	_Static_assert(DELTA_GAP == 4, "three bits, in two steps: one, then two");
+	for (unsigned w = 0; w < DELTA_WORDS; w++) {
+		uint64_t m = map[w], two = m | m << 1 | last >> 63;
+
+		wide[w] = two | two << 2 | (last | last << 1) >> 62;
+		last = m;
 	}
-	return w * 64 + (uint32_t)__builtin_ctzll(v);
+	wide[DELTA_WORDS] = (last | last << 1) >> 62 | (last >> 63) * 5;
+	for (unsigned w = 0; w < DELTA_WORDS; w++) {
+		uint64_t v = wide[w], next = wide[w + 1], two = v & (v >> 1 | next << 63);
+
+		out[w] = two & (two >> 2 | (next & next >> 1) << 62);
+	}
+}
+
+/* Where rows of set bits begin and end, in turns; returns how many rows there are. */
+static uint32_t find_edges(const uint64_t map[DELTA_WORDS], uint16_t edge[EDGES_MAX])
+{
+	uint64_t last = 0;
+	uint32_t n = 0;
+
+	for (uint32_t w = 0; w < DELTA_WORDS; w++) {
+		uint64_t e = map[w] ^ (map[w] << 1 | last >> 63);
+
+		for (; e; e &= e - 1)
+			edge[n++] = (uint16_t)(w * 64 + (uint32_t)__builtin_ctzll(e));
+		last = map[w];
+	}
+	if (n % 2)
+		edge[n++] = DELTA_PAGE;
+	return n / 2;
 }
 
 #define SHORT 32u
@@ -70,24 +94,25 @@ static uint8_t *put_leb(uint8_t *p, uint32_t v)
 int delta_of_map(const uint64_t map[DELTA_WORDS], const uint8_t *now, uint8_t *ctl, uint8_t *data, uint32_t most,
 		 struct delta *d)
 {
-	uint32_t at = 0, used = 0, runs = 0, from = next_bit(map, 0, true);
+	uint64_t closed[DELTA_WORDS];
+	uint16_t edge[EDGES_MAX];
+	uint32_t at = 0, used = 0, runs, bytes = 0;
 	uint8_t *c = ctl + 1;
 
-	while (from < DELTA_PAGE) {
-		uint32_t to = next_bit(map, from, false), next = next_bit(map, to, true);
+	close_gaps(map, closed);
+	runs = find_edges(closed, edge);
+	for (uint32_t i = 0; i < runs; i++)
+		bytes += (uint32_t)(edge[2 * i + 1] - edge[2 * i]);
+	if (runs > DELTA_RUNS_MAX || bytes > most)
+		return -ENOSPC;
+	for (uint32_t i = 0; i < runs; i++) {
+		uint32_t from = edge[2 * i], to = edge[2 * i + 1];
 
-		while (next < DELTA_PAGE && next - to < DELTA_GAP) {
-			to = next_bit(map, next, false);
-			next = next_bit(map, to, true);
-		}
-		if (++runs > DELTA_RUNS_MAX || to - from > most - used)
-			return -ENOSPC;
 		c = put_leb(c, from - at);
 		c = put_leb(c, to - from - 1);
 		copy_run(data + used, most - used, now, from, to - from);
 		used += to - from;
 		at = to;
-		from = next;
 	}
 	ctl[0] = (uint8_t)runs;
 	*d = (struct delta){ .ctl = (uint32_t)(c - ctl), .data = used };

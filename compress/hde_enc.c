@@ -13,14 +13,16 @@
 #define TOUCH_STATE 12 /* pages ahead of their turn: what is known of them, … */
 #define TOUCH_SLOT 6   /* …where their last version is, … */
 #define TOUCH_BYTES 2  /* …and both versions' bytes */
-#define QUIET 4        /* batches of random pages in a row after which only some pages are looked at */
-#define QUIET_STEP 8   /* one in so many */
-#define SAMPLES 8      /* pieces that tell a page's class, … */
-#define SAMPLE 16      /* …of so many bytes, … */
+#define NONE UINT32_MAX
+#define QUIET 4      /* batches of random pages in a row after which only some pages are looked at */
+#define QUIET_STEP 8 /* one in so many */
+#define SAMPLES 8    /* pieces that tell a page's class, … */
+#define SAMPLE 16    /* …of so many bytes, … */
 #define SAMPLE_STEP(len) (((len)-SAMPLE) / (SAMPLES - 1)) /* …the last at its end */
 #define RANDOM_LEAST 84 /* different bytes among 128: chance gives 101 ± 4, the densest code and text stay below 75 */
 #define SPARSE_LEAST 80 /* zeros among 128 */
 #define TEXT_LEAST 116  /* printable bytes among 128 */
+#define RUNS_FEW 8      /* of a delta: more of them take longer than to copy the page */
 #define SMALL_BLOCK 16u /* pages: classes that are smaller do not get blocks of their own */
 
 bool enc_has(const struct hde_enc *e, uint32_t page)
@@ -108,12 +110,18 @@ static bool find_copy(struct batch_enc *x, uint32_t i)
 	return false;
 }
 
-static void renew(struct cache *c, int64_t slot, uint32_t round, const uint8_t *ctl, const uint8_t *data,
-		  const struct delta *d)
+/* The new bytes by themselves, or all of the page where that is many small copies. */
+static void renew(struct cache *c, int64_t slot, uint32_t round, const uint8_t *now, const uint8_t *ctl,
+		  const uint8_t *data, const struct delta *d)
 {
+	uint8_t *page = cache_renew(c, slot, round);
 	struct delta used;
-	int rc = delta_decode(cache_renew(c, slot, round), ctl, d->ctl, data, d->data, &used);
+	int rc = 0;
 
+	if (*ctl > RUNS_FEW)
+		memcpy(page, now, HDE_PAGE);
+	else
+		rc = delta_decode(page, ctl, d->ctl, data, d->data, &used);
 	assert(rc == 0); /* made a moment ago */
 	(void)rc;
 }
@@ -133,7 +141,7 @@ static bool find_delta(struct batch_enc *x, uint32_t i)
 	rc = delta_encode(cache_bytes(&x->e->cache, slot), batch_bytes(x->b, i), ctl, data, HDE_DELTA_MOST, d);
 	if (rc == 0) {
 		/* While both are at hand: what changed, instead of all of it later. */
-		renew(&x->e->cache, slot, x->e->round, ctl, data, d);
+		renew(&x->e->cache, slot, x->e->round, batch_bytes(x->b, i), ctl, data, d);
 		page_hash(x, i);
 		w->deltas.ctl += d->ctl;
 		w->deltas.data += d->data;
@@ -142,19 +150,40 @@ static bool find_delta(struct batch_enc *x, uint32_t i)
 	return rc == 0;
 }
 
-static enum page_class look_at_page(struct batch_enc *x, uint32_t i)
+static bool may_refer(const struct batch_enc *x, uint32_t i)
 {
-	const struct hde_config *cfg = &x->e->cfg;
+	return x->e->n_pages && batch_len(x->b, i) == HDE_PAGE && !x->alone;
+}
 
-	if (x->e->n_pages && batch_len(x->b, i) == HDE_PAGE && !x->alone) {
-		const struct page_state *p = batch_state(x, i);
+static bool is_delta(struct batch_enc *x, uint32_t i)
+{
+	const struct page_state *p;
 
-		if (!cfg->no_delta && p->acked && p->acked == p->sent && find_delta(x, i))
-			return CLASS_DELTA;
-		if (!cfg->no_dedup && find_copy(x, i))
-			return CLASS_COPY;
-	}
-	return class_of(batch_bytes(x->b, i), batch_len(x->b, i));
+	if (x->e->cfg.no_delta || !may_refer(x, i))
+		return false;
+	p = batch_state(x, i);
+	return p->acked && p->acked == p->sent && find_delta(x, i);
+}
+
+static bool may_be_copy(const struct batch_enc *x, uint32_t i)
+{
+	return !x->e->cfg.no_dedup && may_refer(x, i);
+}
+
+static void add_to(struct enc_worker *w, enum page_class c, uint32_t i)
+{
+	w->group[c][w->n_group[c]++] = (uint16_t)i;
+}
+
+/* What a page is that is no delta; NONE: there is no such page. */
+static void classify(struct batch_enc *x, uint32_t i)
+{
+	if (i == NONE)
+		return;
+	if (may_be_copy(x, i) && find_copy(x, i))
+		add_to(x->w, CLASS_COPY, i);
+	else
+		add_to(x->w, class_of(batch_bytes(x->b, i), batch_len(x->b, i)), i);
 }
 
 static void touch_state(const struct batch_enc *x, uint32_t i)
@@ -188,23 +217,29 @@ static void touch(const struct batch_enc *x, uint32_t i)
 static void look_at_pages(struct batch_enc *x)
 {
 	struct enc_worker *w = x->w;
+	uint32_t waits = NONE; /* a page whose duplicates are looked for when their place in the table has arrived */
 
 	memset(w->n_group, 0, sizeof w->n_group);
 	memset(w->hashed, 0, sizeof w->hashed);
 	memset(w->delta, 0, sizeof w->delta);
 	w->deltas = (struct delta){ 0 };
 	for (uint32_t i = 0; i < x->b->n; i++) {
-		enum page_class c;
-
 		if (x->e->cfg.opts.prefetch)
 			touch(x, i);
 		w->kind[i] = HW_KIND_ZERO;
 		if (!x->e->cfg.no_zero && zero_test(batch_bytes(x->b, i), batch_len(x->b, i)))
 			continue;
-		c = look_at_page(x, i);
-		w->group[c][w->n_group[c]++] = (uint16_t)i;
 		w->kind[i] = 1; /* which block is not known yet */
+		if (is_delta(x, i)) {
+			add_to(w, CLASS_DELTA, i);
+			continue;
+		}
+		if (may_be_copy(x, i))
+			dedup_touch(&x->e->dedup, page_hash(x, i));
+		classify(x, waits);
+		waits = i;
 	}
+	classify(x, waits);
 }
 
 /* ---- nothing to gain --------------------------------------------------------------------------- */

@@ -26,7 +26,7 @@ static bool has_avx2(void)
 /* Changes the page somehow: no byte, single bytes, runs, words, all of it. */
 static void change(uint8_t *page, uint64_t *seed)
 {
-	uint64_t kind = rng_next(seed) % 6, n = rng_next(seed) % 40;
+	uint64_t kind = rng_next(seed) % 6, n = rng_next(seed) % (rng_next(seed) % 4 ? 40 : 1000);
 
 	for (uint64_t i = 0; kind && kind < 5 && i < n; i++) {
 		uint32_t at = (uint32_t)(rng_next(seed) % DELTA_PAGE), len = 1;
@@ -44,6 +44,26 @@ static void change(uint8_t *page, uint64_t *seed)
 		rng_fill(page, DELTA_PAGE, rng_next(seed));
 }
 
+/* Runs and their bytes as the header says they are, a byte at a time. */
+static uint32_t plain_runs(const uint8_t *old, const uint8_t *now, uint32_t *bytes)
+{
+	uint32_t runs = 0, end = 0; /* of the last run */
+
+	*bytes = 0;
+	for (uint32_t i = 0; i < DELTA_PAGE; i++) {
+		if (old[i] == now[i])
+			continue;
+		if (runs && i - end < DELTA_GAP) {
+			*bytes += i + 1 - end;
+		} else {
+			runs++;
+			(*bytes)++;
+		}
+		end = i + 1;
+	}
+	return runs;
+}
+
 static void test_any_pair(void **state)
 {
 	uint8_t old[DELTA_PAGE], now[DELTA_PAGE], got[DELTA_PAGE];
@@ -52,7 +72,7 @@ static void test_any_pair(void **state)
 	(void)state;
 	for (unsigned i = 0; i < 20000; i++) {
 		struct delta d, used;
-		uint32_t most = (uint32_t)(rng_next(&seed) % (DELTA_PAGE + 1));
+		uint32_t most = (uint32_t)(rng_next(&seed) % (DELTA_PAGE + 1)), runs, bytes;
 		int rc;
 
 		if (i % 100 == 0)
@@ -63,11 +83,16 @@ static void test_any_pair(void **state)
 		memset(data, 0xaa, sizeof data);
 		rc = delta_encode(old, now, ctl, data, most, &d);
 		assert_int_equal(data[most], 0xaa); /* no byte beyond what was allowed */
-		if (rc == -ENOSPC)
+		runs = plain_runs(old, now, &bytes);
+		if (runs > DELTA_RUNS_MAX || bytes > most) {
+			assert_int_equal(rc, -ENOSPC);
 			continue;
+		}
 		assert_int_equal(rc, 0);
 		deltas++;
-		assert_true(d.ctl <= DELTA_CTL_MAX && d.data <= most);
+		assert_int_equal(ctl[0], runs);
+		assert_int_equal(d.data, bytes);
+		assert_true(d.ctl <= DELTA_CTL_MAX);
 		memcpy(got, old, sizeof got);
 		assert_int_equal(delta_decode(got, ctl, d.ctl, data, d.data, &used), 0);
 		assert_int_equal(used.ctl, d.ctl);
