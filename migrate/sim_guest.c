@@ -4,8 +4,9 @@
 #include "base/util.h"
 #include <math.h>
 
-#define BINS 48 /* of pages that are written about as often, zipf */
-#define SPOTS 8 /* moments at which pages were made clean */
+#define BINS 48      /* of pages that are written about as often, zipf */
+#define REGION 512.0 /* pages of a huge page */
+#define SPOTS 8      /* moments at which pages were made clean */
 
 /* As guest_synth.c has them. */
 #define ZIPF_POWER 5.0
@@ -123,6 +124,18 @@ static double with_noise(const struct sim_guest *g, double mean)
 double sim_guest_dirty(const struct sim_guest *g, double from, double to)
 {
 	return with_noise(g, mean_dirty(g, from, to));
+}
+
+double sim_guest_touched(const struct sim_guest *g, double from, double to)
+{
+	double dirty = mean_dirty(g, from, to), regions = fmax(g->pages / REGION, 1), among = fmax(g->set / REGION, 1);
+
+	if (g->pattern == SYNTH_SEQUENTIAL)
+		return fmin((dirty + REGION) / g->pages, 1);
+	if (g->pattern == SYNTH_PHASES)
+		among *= floor(to / PHASE_S) - floor(from / PHASE_S) + 1;
+	among = fmin(among, regions);
+	return distinct(dirty, among) / regions;
 }
 
 double sim_guest_dirty_behind(const struct sim_guest *g, double from, double to)

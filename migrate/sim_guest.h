@@ -23,6 +23,9 @@ double sim_guest_dirty(const struct sim_guest *g, double from, double to);
 /* The same where every page was made clean some time between the two, one after the other. */
 double sim_guest_dirty_behind(const struct sim_guest *g, double from, double to);
 
+/* Share of its pages that lie in 2 MB of which a page was written to between the two. */
+double sim_guest_touched(const struct sim_guest *g, double from, double to);
+
 /* Writes per second at a moment. */
 double sim_guest_rate(const struct sim_guest *g, double at);
 

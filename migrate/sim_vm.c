@@ -192,7 +192,9 @@ void sim_vm_begin(struct link *l, struct vm *v)
 static void look(struct link *l, struct vm *v, enum sim_stage stage)
 {
 	const struct sim_rates *r = l->cfg->rates;
-	struct work w = { .source_ns = v->guest.pages * r->look_ns };
+	/* A huge page of which nothing was written is seen at a glance; any other has become pages by themselves. */
+	double pages = v->guest.pages * sim_guest_touched(&v->guest, ran(l, v->try_began), ran(l, l->now));
+	struct work w = { .source_ns = pages * r->look_ns };
 
 	enter(l, v, stage, ms(r->look_ms), &w, r->worker_cpus);
 }
