@@ -302,8 +302,8 @@ static struct calibrate_move describe(const struct calibrate *c, unsigned i)
 		[MOVE_ZEROS] = { .contents = CONTENTS_ZEROS, .memory = c->memory },
 		[MOVE_RAW] = { .contents = CONTENTS_RANDOM, .memory = c->memory },
 		[MOVE_SINGLE] = { .contents = CONTENTS_RANDOM, .memory = c->memory, .one_stream = true },
-		[MOVE_SLOW] = { .contents = CONTENTS_RANDOM, .memory = c->memory, .dirty_rate = 20 },
-		[MOVE_FAST] = { .contents = CONTENTS_RANDOM, .memory = c->memory, .dirty_rate = 150 },
+		[MOVE_SLOW] = { .contents = CONTENTS_RANDOM, .memory = c->memory, .dirty_rate = SIM_SLOW_RATE },
+		[MOVE_FAST] = { .contents = CONTENTS_RANDOM, .memory = c->memory, .dirty_rate = SIM_FAST_RATE },
 	};
 	struct calibrate_move m = { .contents = CONTENTS_MIX, .memory = c->memory };
 

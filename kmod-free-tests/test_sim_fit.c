@@ -98,8 +98,8 @@ static void turn(struct known *k, struct sim_turn *t)
 	move(k, false, 100, 0, 0, 2, &t->move[MOVE_ZEROS]);
 	move(k, false, 0, 0, 0, 2, &t->move[MOVE_RAW]);
 	move(k, false, 0, 0, 0, 1, &t->move[MOVE_SINGLE]);
-	move(k, false, 0, 20, 0, 2, &t->move[MOVE_SLOW]);
-	move(k, false, 0, 150, 0, 2, &t->move[MOVE_FAST]);
+	move(k, false, 0, SIM_SLOW_RATE, 0, 2, &t->move[MOVE_SLOW]);
+	move(k, false, 0, SIM_FAST_RATE, 0, 2, &t->move[MOVE_FAST]);
 	for (int mode = 0; mode < SIM_MODES; mode++) {
 		struct sim_seen *s = &t->move[MOVE_HDE + 3 * mode];
 
@@ -152,6 +152,7 @@ static void check(struct known k, unsigned turns, double part)
 	SAME(dirty_factor, .15 + part);
 	SAME(look_ns, 3 * part);   /* so is this */
 	SAME(look_ms, .02 + part); /* the tiny guest's pages are in it */
+	SAME(wait_ms, .2 + part);  /* how many pages it was is chance */
 	SAME(cpus, .03 + part);    /* a round besides its pages is in the first one */
 	SAME(worker_cpus, .03 + part);
 	for (int i = 0; i < SIM_MODES; i++) {

@@ -115,6 +115,19 @@ static double fault_ns(const struct fit *f, const struct sim_turn *t, int mode)
 	return t->fault_ns;
 }
 
+/* What a guest had not written when the last look began, and had when it was paused: at its rate. */
+static double wait_ms(const struct fit *f, const struct sim_turn *t, int mode)
+{
+	const struct migrate_result *r = &t->move[MOVE_FAST].r;
+	const struct migrate_round *last = &r->rounds[r->n_rounds - 1];
+	double rate = pages_of(&t->move[MOVE_FAST]) * SIM_FAST_RATE / 100, pages = (double)last->pages;
+
+	(void)f, (void)mode;
+	if (!last->paused || last->dirty_pages_per_s <= 0)
+		return 0;
+	return fmax(pages / rate - pages / last->dirty_pages_per_s, 0) * 1e3;
+}
+
 /* ---- pages of the first round ------------------------------------------------------------------ */
 
 static double prepare_ns(const struct fit *f, const struct sim_turn *t, int mode)
@@ -344,6 +357,7 @@ int sim_fit(const struct sim_turn *turns, unsigned n, struct sim_rates *r, struc
 	r->guest_cpus = median(&f, guest_cpus, 0);
 	r->write_ns = median(&f, write_ns, 0);
 	r->fault_ns = median(&f, fault_ns, 0);
+	r->wait_ms = median(&f, wait_ms, 0);
 	fit_rounds(&f, points);
 	fit_hde(&f, points);
 	free(points);

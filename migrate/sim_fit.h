@@ -10,6 +10,8 @@
 #include "migrate/sim_rates.h"
 
 #define SIM_TURNS_MAX 25
+#define SIM_SLOW_RATE 20 /* per cent of memory a second, of MOVE_SLOW… */
+#define SIM_FAST_RATE 150
 
 /* The moves of a turn, each once, of guests without zeros unless it says so. */
 enum sim_move {

@@ -40,6 +40,8 @@ struct vm {
 	bool whole;     /* memory was not sent yet */
 	double pending; /* pages that were found written and are not sent */
 	uint64_t try_began, looked_at, sent_at, look_ns, paused_at;
+	uint64_t behind; /* for so long the guest has waited for a CPU, and will make up for it… */
+	uint64_t missed; /* …as it had at the last look */
 	struct round_sample sample;
 };
 

@@ -49,6 +49,8 @@ static const struct opt rows[] = {
 	ROW(start_ms, "ms", "0.3", "START and its answer"),
 	ROW(write_ns, "ns", "500", "the guest's own time for a write"),
 	ROW(fault_ns, "ns", "1500", "… and for the first one to a page since the last look"),
+	ROW(wait_ms, "ms", "3",
+	    "the guest waits so long at most for a CPU while a round has them all; then it makes up for it"),
 	HDE_ROWS("auto", 0, "1170", "7500", "2800", "75", "5700", "106"),
 	HDE_ROWS("datacenter", 1, "1370", "5600", "2300", "86", "8800", "155"),
 	HDE_ROWS("internet", 2, "1140", "14800", "2900", "75", "5100", "61"),

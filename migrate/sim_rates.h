@@ -31,6 +31,7 @@ struct sim_rates {
 	double look_ms, look_ns;
 	double pause_ms, state_ms, start_ms;
 	double write_ns, fault_ns;
+	double wait_ms;
 	struct sim_hde_rates hde[SIM_MODES];
 };
 

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <string.h>
 
+#define ALL_CPUS 0.9     /* of them, and a guest has to wait */
 #define CALLS_OF_ROUND 2 /* round trips of a round: its beginning, its end */
 
 double sim_uniform(uint64_t *rng, double low, double high)
@@ -172,6 +173,7 @@ static void begin_try(struct link *l, struct vm *v)
 	v->try_began = l->now;
 	v->whole = true;
 	v->pending = 0;
+	v->behind = v->missed = 0;
 	v->slow = (struct throttle){
 		.cfg = { cfg->auto_converge, (double)cfg->dirty_limit / GUEST_PAGE },
 	};
@@ -221,12 +223,23 @@ static void send_round(struct link *l, struct vm *v, enum sim_stage stage)
 		      sim_width(cfg, ceil(pages * GUEST_PAGE / cfg->chunk)));
 }
 
+/* Who writes seldom is asleep most of the time, and gets a CPU back only when those that have them are done with theirs. */
+static void starve(struct link *l, struct vm *v)
+{
+	const struct sim_config *cfg = l->cfg;
+	double chunks = ceil((double)v->sample.pages * GUEST_PAGE / cfg->chunk);
+	bool all = sim_width(cfg, chunks) >= ALL_CPUS * (cfg->cpus > 0 ? cfg->cpus : cfg->rates->cpus);
+
+	v->behind = all ? min_u64(v->sample.ns, ms(cfg->rates->wait_ms)) : 0;
+}
+
 static void round_sent(struct link *l, struct vm *v)
 {
 	struct migrate_result *res = &v->out->r;
 	struct round_sample *s = &v->sample;
 
 	s->ns = l->now - v->entered;
+	starve(l, v);
 	round_note(&v->plan, s);
 	res->bytes_wire += s->bytes_wire;
 	if (res->n_rounds == MIGRATE_ROUNDS_MAX) {
@@ -245,7 +258,7 @@ static void round_sent(struct link *l, struct vm *v)
 /* Adds what was written since the last look, or since memory was sent, to what is to be sent. */
 static void found(struct link *l, struct vm *v, uint64_t until)
 {
-	double from = ran(l, v->whole ? v->sent_at : v->looked_at), to = ran(l, until), n;
+	double from = ran(l, v->whole ? v->sent_at : v->looked_at - v->missed), to = ran(l, until - v->behind), n;
 
 	n = v->whole ? sim_guest_dirty_behind(&v->guest, from, to) : sim_guest_dirty(&v->guest, from, to);
 	n = fmin(v->pending + n * (1 - fmin(v->pending / v->guest.set, 1)), v->guest.pages);
@@ -254,6 +267,7 @@ static void found(struct link *l, struct vm *v, uint64_t until)
 					   .dirtied = (uint64_t)n,
 					   .over_ns = v->entered - v->looked_at };
 	v->looked_at = v->entered;
+	v->missed = v->behind;
 	v->look_ns = l->now - v->entered;
 	v->whole = false;
 }
@@ -319,6 +333,7 @@ static void next_paused(struct link *l, struct vm *v)
 		break;
 	case STAGE_LAST_LOOK:
 		b->look_ns = took;
+		v->behind = 0;
 		if (l->cfg->precopy)
 			found(l, v, v->paused_at + b->pause_ns);
 		send_round(l, v, STAGE_LAST_ROUND);
