@@ -115,17 +115,21 @@ static double fault_ns(const struct fit *f, const struct sim_turn *t, int mode)
 	return t->fault_ns;
 }
 
-/* What a guest had not written when the last look began, and had when it was paused: at its rate. */
+/* The time between two looks is short where the round before was: whatever was found then beyond what the guest writes in
+ * such a time it had not come to before, in the long round. */
 static double wait_ms(const struct fit *f, const struct sim_turn *t, int mode)
 {
 	const struct migrate_result *r = &t->move[MOVE_FAST].r;
-	const struct migrate_round *last = &r->rounds[r->n_rounds - 1];
-	double rate = pages_of(&t->move[MOVE_FAST]) * SIM_FAST_RATE / 100, pages = (double)last->pages;
+	double rate = pages_of(&t->move[MOVE_FAST]) * SIM_FAST_RATE / 100, most = 0;
 
 	(void)f, (void)mode;
-	if (!last->paused || last->dirty_pages_per_s <= 0)
-		return 0;
-	return fmax(pages / rate - pages / last->dirty_pages_per_s, 0) * 1e3;
+	for (unsigned i = 2; i < r->n_rounds; i++) {
+		double pages = (double)r->rounds[i].pages, found = r->rounds[i].dirty_pages_per_s;
+
+		if (found > rate)
+			most = fmax(most, pages / rate - pages / found);
+	}
+	return most * 1e3;
 }
 
 /* ---- pages of the first round ------------------------------------------------------------------ */
