@@ -264,7 +264,9 @@ static int hde_turn(const uint8_t *data, uint64_t bytes, uint8_t *to, struct hb_
 	hb_hde_config(&ec, &r->algorithm, s, bytes);
 	ec.frozen = data;
 	memset(to, 0, bytes);
-	rc = hde_enc_open(&enc, &ec, e);
+	rc = memory_warm(bytes, e);
+	if (rc >= 0)
+		rc = hde_enc_open(&enc, &ec, e);
 	if (rc >= 0)
 		rc = hde_dec_open(&dec, &dc, e);
 	if (rc < 0)

@@ -358,3 +358,13 @@ uint64_t memory_dirty(struct memory *m, double share, uint64_t seed)
 	}
 	return want;
 }
+
+int memory_warm(uint64_t bytes, struct err *e)
+{
+	struct hugebuf b;
+	int rc = hugebuf_alloc(&b, bytes, true, e);
+
+	if (rc >= 0)
+		hugebuf_free(&b);
+	return rc;
+}

@@ -45,4 +45,8 @@ void memory_free(struct memory *m); /* any state */
  * of them new. Returns how many pages. */
 uint64_t memory_dirty(struct memory *m, double share, uint64_t seed);
 
+/* Writes so many bytes and gives them back: pages that the kernel, or a virtual machine's host, has to find first are charged
+ * to whoever takes them. */
+int memory_warm(uint64_t bytes, struct err *e);
+
 #endif

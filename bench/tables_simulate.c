@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The simulator against real migrations, calibrated in every round; and many real migrations at once. */
-#include "base/hugebuf.h"
 #include "base/util.h"
+#include "bench/memory.h"
 #include "bench/tables.h"
 #include <errno.h>
 #include <math.h>
@@ -11,15 +11,7 @@
 
 #define RUN_TIMEOUT_S 300
 
-/* Each run finds the same free pages: without it most of what is measured is how the kernel finds some. */
-#define MOST_MEMORY (5ull << 30) /* at both ends */
-static void warm_pages(void)
-{
-	struct hugebuf b;
-
-	if (hugebuf_alloc(&b, MOST_MEMORY, true, NULL) >= 0)
-		hugebuf_free(&b);
-}
+#define MOST_MEMORY (5ull << 30) /* that a run takes at both ends */
 
 static int run_words(const struct lab *lab, const char *words, const char *more, json_t **out, struct err *e)
 {
@@ -44,16 +36,19 @@ static int run_words(const struct lab *lab, const char *words, const char *more,
 static int run_calibrate(const struct lab *lab, const struct contender *c, json_t **result, struct err *e)
 {
 	char words[4200];
+	int rc = memory_warm(MOST_MEMORY, e);
 
-	warm_pages();
+	if (rc < 0)
+		return rc;
 	snprintf(words, sizeof words, "calibrate --json --turns=3 --output=%s/calibration.yaml", lab->dir);
 	return run_words(lab, words, c->args, result, e);
 }
 
 static int run_real(const struct lab *lab, const struct contender *c, json_t **result, struct err *e)
 {
-	warm_pages();
-	return run_words(lab, "migrate --json --settle=0 --verify=none", c->args, result, e);
+	int rc = memory_warm(MOST_MEMORY, e);
+
+	return rc < 0 ? rc : run_words(lab, "migrate --json --settle=0 --verify=none", c->args, result, e);
 }
 
 /* {total_seconds, downtime_ms} as `migrate` has them. */
@@ -118,11 +113,10 @@ static void report_simulated(struct lab *lab, const struct contender *c)
 	struct stats_interval total[CONFIGURATIONS], down[CONFIGURATIONS];
 
 	report_text(
-		s,
-		"In each round `dwcp calibrate --turns=3`, then for each configuration `dwcp migrate --settle=0 "
-		"--verify=none …` (two processes of this host) and `dwcp simulate --same-host --calibration=… …`. "
-		"Off by: simulated over measured within a round, less one; the median over rounds. As many pages as a run "
-		"takes are written and given back before each.");
+		s, "In each round `dwcp calibrate --turns=3`, then for each configuration `dwcp migrate --settle=0 "
+		   "--verify=none …` (two processes of this host) and `dwcp simulate --same-host --calibration=… …`. "
+		   "Off by: simulated over measured within a round, less one; the median over rounds. 5 GB are written "
+		   "and given back before each run.");
 	for (size_t i = 0; i < CONFIGURATIONS; i++) {
 		const struct contender *real = &c[1 + 2 * i], *simulated = real + 1;
 

@@ -29,7 +29,7 @@ __attribute__((constructor)) static void choose(void)
 #endif
 }
 
-/* Gaps of DELTA_GAP leave this many runs. */
+/* Two of each run; gaps of DELTA_GAP leave so many. */
 #define EDGES_MAX (2 * (DELTA_PAGE / (DELTA_GAP + 1) + 2))
 
 /* Fills gaps shorter than DELTA_GAP: what is set is spread over the bits behind it, and what was won at an end given back. */

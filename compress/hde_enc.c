@@ -155,7 +155,7 @@ static bool may_refer(const struct batch_enc *x, uint32_t i)
 	return x->e->n_pages && batch_len(x->b, i) == HDE_PAGE && !x->alone;
 }
 
-static bool is_delta(struct batch_enc *x, uint32_t i)
+static bool try_delta(struct batch_enc *x, uint32_t i)
 {
 	const struct page_state *p;
 
@@ -196,7 +196,7 @@ static void touch_state(const struct batch_enc *x, uint32_t i)
 		cache_touch_slot(&x->e->cache, batch_page(x->b, i + TOUCH_SLOT));
 }
 
-/* What look_at_page reads of pages to come. */
+/* What is read of pages to come. */
 static void touch(const struct batch_enc *x, uint32_t i)
 {
 	uint32_t step = HDE_PAGE / SAMPLES;
@@ -230,7 +230,7 @@ static void look_at_pages(struct batch_enc *x)
 		if (!x->e->cfg.no_zero && zero_test(batch_bytes(x->b, i), batch_len(x->b, i)))
 			continue;
 		w->kind[i] = 1; /* which block is not known yet */
-		if (is_delta(x, i)) {
+		if (try_delta(x, i)) {
 			add_to(w, CLASS_DELTA, i);
 			continue;
 		}

@@ -115,8 +115,8 @@ static double fault_ns(const struct fit *f, const struct sim_turn *t, int mode)
 	return t->fault_ns;
 }
 
-/* The time between two looks is short where the round before was: whatever was found then beyond what the guest writes in
- * such a time it had not come to before, in the long round. */
+/* Whatever a look finds beyond what the guest writes between two looks it had not come to before the first of them, while a
+ * round had the CPUs. */
 static double wait_ms(const struct fit *f, const struct sim_turn *t, int mode)
 {
 	const struct migrate_result *r = &t->move[MOVE_FAST].r;

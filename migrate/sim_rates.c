@@ -43,7 +43,7 @@ static const struct opt rows[] = {
 	ROW(dirty_factor, "times", "1.2", "a page of a later round, scattered, takes so many times a raw one's time"),
 	ROW(round_ms, "ms", "1", "a round besides its pages"),
 	ROW(look_ms, "ms", "0.2", "a look for dirty pages, whatever the size"),
-	ROW(look_ns, "ns", "1.5", "… for each page of 2 MB of which one was written to"),
+	ROW(look_ns, "ns", "1.5", "… for each page within 2 MB of which one was written to"),
 	ROW(pause_ms, "ms", "0.2", "pausing a guest"),
 	ROW(state_ms, "ms", "0.5", "its state to the destination, which makes ready"),
 	ROW(start_ms, "ms", "0.3", "START and its answer"),

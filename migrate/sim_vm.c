@@ -195,7 +195,8 @@ static void look(struct link *l, struct vm *v, enum sim_stage stage)
 {
 	const struct sim_rates *r = l->cfg->rates;
 	/* A huge page of which nothing was written is seen at a glance; any other has become pages by themselves. */
-	double pages = v->guest.pages * sim_guest_touched(&v->guest, ran(l, v->try_began), ran(l, l->now));
+	uint64_t tracked = v->try_began + v->out->r.prepare_ns;
+	double pages = v->guest.pages * sim_guest_touched(&v->guest, ran(l, tracked), ran(l, l->now));
 	struct work w = { .source_ns = pages * r->look_ns };
 
 	enter(l, v, stage, ms(r->look_ms), &w, r->worker_cpus);
@@ -223,7 +224,7 @@ static void send_round(struct link *l, struct vm *v, enum sim_stage stage)
 		      sim_width(cfg, ceil(pages * GUEST_PAGE / cfg->chunk)));
 }
 
-/* Who writes seldom is asleep most of the time, and gets a CPU back only when those that have them are done with theirs. */
+/* A guest is asleep most of the time, and gets a CPU back only when those that have them are done with theirs. */
 static void starve(struct link *l, struct vm *v)
 {
 	const struct sim_config *cfg = l->cfg;

@@ -299,6 +299,7 @@ static void stream_event(struct v_stream *s, const struct cm_event *ev)
 		on_disconnected(s);
 		break;
 	case RDMA_CM_EVENT_DEVICE_REMOVAL:
+		s->disconnected = true;
 		vs_die(s, -ENODEV);
 		break;
 	default:
@@ -309,7 +310,6 @@ static void stream_event(struct v_stream *s, const struct cm_event *ev)
 /* --- identifiers of streams that are over --- */
 
 #define ZOMBIE_TIME (3 * NS_PER_S)
-#define MUTE_TIME (500 * NS_PER_MS) /* from a lost route to the port that is seen to be down */
 
 static bool is_zombie(const struct rdma_cm_id *id)
 {
@@ -328,19 +328,33 @@ static void zombie_end(struct verbs *u, struct v_zombie *z)
 	u->n_undead--;
 }
 
+/* A free place; who is not disconnected yet takes that of one who only waits for an answer. */
+static struct v_zombie *zombie_place(struct verbs *u, enum v_left how)
+{
+	struct v_zombie *end = u->zombies + u->n_zombies, *z = u->zombies, *asked = NULL;
+
+	for (; z < end && z->id; z++)
+		if (!z->mute)
+			asked = z;
+	if (z < end)
+		return z;
+	if (how != V_MUTE || !asked)
+		return NULL;
+	zombie_end(u, asked);
+	return asked;
+}
+
 void cm_end(struct verbs *u, struct rdma_cm_id *id, enum v_left how)
 {
-	struct v_zombie *z = u->zombies;
+	struct v_zombie *z = how == V_ANSWERED ? NULL : zombie_place(u, how);
 
-	while (z < u->zombies + u->n_zombies && z->id)
-		z++;
-	if (how == V_ANSWERED || z == u->zombies + u->n_zombies) {
+	if (!z) {
 		rdma_destroy_id(id);
 		return;
 	}
 	*z = (struct v_zombie){ .id = id,
 				.mute = how == V_MUTE,
-				.until = u->now + (how == V_MUTE ? MUTE_TIME : ZOMBIE_TIME) };
+				.until = u->now + (how == V_MUTE ? V_MUTE_TIME : ZOMBIE_TIME) };
 	u->n_undead++;
 	id->context = (void *)((uintptr_t)z | 1);
 }
@@ -370,6 +384,14 @@ void cm_tick(struct verbs *u)
 bool cm_quiet(const struct verbs *u)
 {
 	return !u->n_undead;
+}
+
+bool cm_mute(const struct verbs *u)
+{
+	for (uint32_t i = 0; u->n_undead && i < u->n_zombies; i++)
+		if (u->zombies[i].id && u->zombies[i].mute)
+			return true;
+	return false;
 }
 
 void cm_close(struct verbs *u)
@@ -402,7 +424,7 @@ static bool is_last(enum rdma_cm_event_type type, const struct v_zombie *z)
 {
 	switch (type) {
 	case RDMA_CM_EVENT_CONNECT_RESPONSE:
-		/* It was given up while it connected: the peer is told by the end of it, when its port is up. */
+		/* It was given up while it connected: the peer is told by the end of it, later. */
 		return !z->mute;
 	case RDMA_CM_EVENT_DISCONNECTED:
 	case RDMA_CM_EVENT_TIMEWAIT_EXIT:

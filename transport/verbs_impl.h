@@ -47,6 +47,7 @@
 #define V_SRQ_STREAMS 16
 #define V_CELL 32                       /* a segment's header, and a greeting */
 #define V_RECV_LEAD 64                  /* before a receive buffer's payload; ends with the header */
+#define V_MUTE_TIME (500 * NS_PER_MS)   /* from a request that failed to a port that is seen to be down */
 #define V_FLUSH_BOUND (500 * NS_PER_MS) /* for the work requests of a dead queue pair to come back */
 #define V_CM_LOOK (NS_PER_MS)           /* how often descriptors are looked at without a wait */
 #define V_TICK (100 * NS_PER_MS)        /* how often deadlines are */
@@ -438,7 +439,7 @@ struct v_stream *vs_new(struct verbs *u, enum v_state state, uint32_t domain, ui
 void vs_free(struct v_stream *s);
 void vs_state(struct v_stream *s, enum v_state state);
 void vs_die(struct v_stream *s, int err);
-void vs_lost(struct v_stream *s, int err);     /* the same where device or way may have failed */
+void vs_lost(struct v_stream *s, int err);     /* the same where the route may have failed */
 void vs_protocol(struct v_stream *s, int err); /* the peer's mistake */
 void vs_deliver(struct v_stream *s, struct v_out *out);
 void vs_reap(struct v_stream *s); /* of a dying one: is its queue pair flushed? */
@@ -457,6 +458,7 @@ void cm_events(struct verbs *u);
 void cm_end(struct verbs *u, struct rdma_cm_id *id, enum v_left how); /* destroys it, at once or later */
 void cm_tick(struct verbs *u);
 bool cm_quiet(const struct verbs *u); /* nothing is left to be destroyed */
+bool cm_mute(const struct verbs *u);  /* something is left that is not disconnected yet */
 void cm_close(struct verbs *u);
 uint8_t cm_mtu(const struct verbs *u, uint8_t path);
 uint8_t cm_path_mtu(struct v_stream *s);

@@ -195,6 +195,7 @@ static bool closed(struct verbs *u, uint64_t answers)
 	u->now = clock_now(&u->clock);
 	v_drain(u);
 	look(u);
+	cm_tick(u);
 	for (uint32_t i = 0; i < u->n_streams; i++) {
 		vs_reap(&u->streams[i]);
 		left |= u->streams[i].state == V_DYING && !u->streams[i].flushed;
@@ -202,7 +203,7 @@ static bool closed(struct verbs *u, uint64_t answers)
 	for (uint32_t i = 0; !left && i < u->n_streams; i++)
 		if (u->streams[i].state != V_FREE)
 			vs_free(&u->streams[i]);
-	return !left && (cm_quiet(u) || u->now > answers);
+	return !left && (cm_quiet(u) || (u->now > answers && !cm_mute(u)));
 }
 
 static void v_close(struct be *be)

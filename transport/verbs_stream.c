@@ -218,6 +218,17 @@ void vs_free(struct v_stream *s)
 	u->free_streams[u->n_free_streams++] = s->index;
 }
 
+/* A route goes some time before its port is down, and requests fail from then on: so no peer of this process, whose control
+ * connection and workers are instances of their own, is told at once. */
+static uint64_t lost_at;
+
+static bool recently_lost(const struct verbs *u)
+{
+	uint64_t at = __atomic_load_n(&lost_at, __ATOMIC_RELAXED);
+
+	return at && u->now - at < V_MUTE_TIME;
+}
+
 void vs_die(struct v_stream *s, int err)
 {
 	enum v_state was = s->state;
@@ -236,18 +247,18 @@ void vs_die(struct v_stream *s, int err)
 		queue_pair_error(s);
 		/* A message of the manager's that has no route leaves soft-RoCE of Linux 6.1 without a manager for good;
 		 * where the port is down none would arrive anyhow. */
-		s->mute |= !dev_port_up(s->id->verbs, s->id->port_num);
+		s->mute = (was != V_CONNECTING && recently_lost(s->u)) || !dev_port_up(s->id->verbs, s->id->port_num);
 		s->disconnecting = !s->mute && rdma_disconnect(s->id) == 0;
 	}
 	vs_ready(s);
 }
 
-/* A route goes some time before its port is down, and requests fail from then on: so the peer is not told at once. */
 void vs_lost(struct v_stream *s, int err)
 {
 	if (s->state == V_DYING || s->state == V_FREE)
 		return;
-	s->mute = s->qp != NULL;
+	s->u->now = clock_now(&s->u->clock);
+	__atomic_store_n(&lost_at, s->u->now, __ATOMIC_RELAXED);
 	vs_die(s, err);
 }
 
@@ -377,7 +388,7 @@ void vs_tick(struct v_stream *s)
 	if (setting_up(s->state) && now >= s->deadline)
 		vs_lost(s, -ETIMEDOUT);
 	else if (s->state == V_CLOSING && now >= s->deadline)
-		vs_die(s, -ECANCELED);
+		vs_lost(s, -ECANCELED);
 	else if (s->state == V_DYING)
 		vs_reap(s);
 	else if (s->state == V_OPEN || s->state == V_CLOSING)

@@ -435,6 +435,12 @@ static int error_of(enum ibv_wc_status status)
 	}
 }
 
+/* The peer's device has just said so. */
+static bool answered(enum ibv_wc_status status)
+{
+	return error_of(status) == -EACCES || error_of(status) == -EREMOTEIO || status == IBV_WC_RNR_RETRY_EXC_ERR;
+}
+
 static void retire(struct v_stream *s, bool ok)
 {
 	struct verbs *u = s->u;
@@ -466,7 +472,7 @@ void tx_completion(struct v_stream *s, const struct ibv_wc *wc)
 	s->heard_at = u->now;
 	if (wc->status != IBV_WC_SUCCESS && s->state != V_DYING && !s->disconnected) {
 		if (!flushed) {
-			vs_lost(s, error_of(wc->status));
+			(answered(wc->status) ? vs_die : vs_lost)(s, error_of(wc->status));
 		} else { /* something else ended the queue pair: its reason may be the next completion */
 			atomic_store(&s->async_err, -EPROTO);
 			atomic_fetch_or(&u->async, V_ASYNC_STREAM);

@@ -174,8 +174,7 @@ nothing_left() { # log
 	return 1
 }
 
-# After a failure: what it left in soft-RoCE would fail the tests that follow, too.
-renew_rdma() {
+renew_rdma() { # host: its device, made anew
 	[[ $GUEST_NET == rdma ]] || return 0
 	# shellcheck disable=SC2016
 	on "$1" bash -c 'rdma link delete "$0"; rdma link add "$0" type rxe netdev "$1"' "$(rdma_of "$1")" "$(netdev_of "$1")"

@@ -23,6 +23,12 @@ verdict() { # name status log
 	esac
 }
 
+# What a failed test left in soft-RoCE would fail those that follow, too.
+renew() {
+	renew_rdma a
+	renew_rdma b
+}
+
 cmocka_program() { # name
 	local name=${1#valgrind:} log=/tmp/$1.log cmd rc what rest reported=0
 	began=$SECONDS
@@ -43,6 +49,7 @@ cmocka_program() { # name
 		failed=1
 		tail -n 80 "$log"
 		((reported)) || echo "FAIL $1 (status $rc)"
+		renew
 	fi
 	if ! nothing_left "$log.left"; then
 		cat "$log.left"
@@ -65,11 +72,8 @@ script_test() { # script function
 		cat "$log.left" >>"$log"
 		rc=98
 	fi
-	((rc == 0 || rc == 77)) || {
-		renew_rdma a
-		renew_rdma b
-	} >>"$log" 2>&1
 	verdict "$1:${2#test_}" $rc "$log"
+	((rc == 0 || rc == 77)) || renew
 	rm -rf "/tmp/${2:?}"
 }
 
