@@ -322,10 +322,12 @@ int main(int argc, char **argv)
 	lab.file_size = o.file_size;
 	snprintf(lab.images, sizeof(lab.images), "%s", o.images);
 	lab.report = report_new("benchmark suite", settings(&lab, &o));
-	rc = run_tables(&lab, &o, &e);
-	if (rc >= 0)
-		rc = finish(&lab, &o, &e);
-	rc = rc < 0 ? fail(&e) : o.check && report_missed(lab.report) ? 3 : 0;
+	rc = run_tables(&lab, &o, &e) < 0 ? fail(&e) : 0;
+	/* What was measured before a table failed is kept. */
+	if (finish(&lab, &o, &e) < 0)
+		rc = fail(&e);
+	else if (!rc && o.check && report_missed(lab.report))
+		rc = 3;
 	json_decref(lab.report);
 	return rc;
 }
