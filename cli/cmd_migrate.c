@@ -62,8 +62,15 @@ static const struct opt rows[] = {
 	  .def = "1",
 	  .min = 1,
 	  .max = MIGRATE_GUESTS_MAX,
-	  .help = "so many alike, all moved at once, each over a session of its own to the one destination; --streams=auto "
+	  .help = "so many alike, moved at once, each over a session of its own to the one destination; --streams=auto "
 		  "shares the CPUs out among them" },
+	{ .name = "parallel",
+	  .type = OPT_U32,
+	  .offset = FIELD(parallel),
+	  .def = "auto",
+	  .max = MIGRATE_GUESTS_MAX,
+	  .auto_ok = true,
+	  .help = "of --guests, so many on their way at a time, the others run on until it is their turn; auto: all" },
 	{ .name = "peer",
 	  .type = OPT_STR,
 	  .offset = FIELD(peer),
@@ -236,13 +243,14 @@ static int plan(struct migrate_cmd *m, struct err *e)
 			"--max-bandwidth: with --policy=%s everything is sent in the blackout, which is not slowed "
 			"down; choose precopy",
 			migrate_policies[o->policy].name);
-	if (o->max_bandwidth && (double)o->max_bandwidth / 8 / o->guests * (double)m->transfer_opts.timeout_ns / 1e9 <
-					(double)(2 * m->transfer_opts.chunk))
+	if (o->max_bandwidth &&
+	    (double)o->max_bandwidth / 8 / migrate_at_once(o) * (double)m->transfer_opts.timeout_ns / 1e9 <
+		    (double)(2 * m->transfer_opts.chunk))
 		return err_set(
 			e, -EINVAL,
 			"--max-bandwidth: a chunk of %llu bytes takes half of --timeout and more for each of %u guests; "
 			"give it more, 0 for no limit, or a smaller --chunk-size",
-			(unsigned long long)m->transfer_opts.chunk, o->guests);
+			(unsigned long long)m->transfer_opts.chunk, migrate_at_once(o));
 	if (o->switchover_bandwidth && !o->max_bandwidth)
 		return err_set(
 			e, -EINVAL,

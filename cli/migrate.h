@@ -19,7 +19,7 @@ struct migrate_opts {
 	char tracker[16];
 	uint64_t downtime_ns, timeout_ns, blackout_max_ns, doubt_ns;
 	uint64_t recover_ns;
-	uint32_t rounds, late_rounds, guests;
+	uint32_t rounds, late_rounds, guests, parallel; /* parallel 0: all */
 	bool force, auto_converge;
 	uint64_t dirty_limit, max_bandwidth; /* bits/s, as options; 0: none */
 	uint64_t switchover_bandwidth;       /* the same; 0: as measured */
@@ -64,6 +64,7 @@ int migrate_check_guest(struct migrate_cmd *m, struct err *e);
 
 /* Many guests at once (migrate_many.c). plan: before the transfer is planned. peer: the own process, 0: none. Returns the
  * exit status. */
+unsigned migrate_at_once(const struct migrate_opts *o); /* guests on their way at a time */
 void migrate_many_plan(struct migrate_cmd *m);
 int migrate_many(const struct migrate_cmd *m, pid_t peer, const char *json);
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * dwcp migrate --guests=N: many at once, from this process to one destination. Each has a thread and a session; they share
- * CPUs and link as the kernel shares them, and with one worker each none gets more of either than another.
+ * CPUs and link as the kernel shares them, and with one worker each none gets more of either than another. --parallel: the
+ * others keep their session alive and their guest running until enough of those before them are over.
  */
 #include "base/util.h"
 #include "cli/cmd.h"
@@ -31,14 +32,21 @@ struct many {
 	struct lane *lane;
 	unsigned n;
 	unsigned connected, over; /* lanes, or those that could not; atomic */
+	unsigned moved;           /* or failed; atomic */
 	bool give_up;             /* not all could be started; atomic */
 	pid_t peer;
 	double here_mb, there_mb; /* memory for each migration, besides the guest; NAN: not known */
 };
 
+unsigned migrate_at_once(const struct migrate_opts *o)
+{
+	return o->parallel && o->parallel < o->guests ? o->parallel : o->guests;
+}
+
 void migrate_many_plan(struct migrate_cmd *m)
 {
-	unsigned cpus = transfer_cpu_count(), each = cpus / m->opts.guests ? cpus / m->opts.guests : 1;
+	unsigned cpus = transfer_cpu_count(), at_once = migrate_at_once(&m->opts);
+	unsigned each = cpus / at_once ? cpus / at_once : 1;
 
 	m->transfer_opts.workers = m->transfer_opts.workers ? m->transfer_opts.workers : each;
 	m->transfer_opts.streams = m->transfer_opts.streams ? m->transfer_opts.streams : m->transfer_opts.workers;
@@ -78,6 +86,19 @@ static void meet(struct lane *l, unsigned *there)
 			poll(NULL, 0, (int)(TURN / NS_PER_MS));
 }
 
+/* First come, first served. */
+static void wait_turn(struct lane *l)
+{
+	struct many *a = l->all;
+	unsigned before = (unsigned)(l - a->lane), most = migrate_at_once(&a->model->opts);
+	struct err e;
+
+	while (before >= __atomic_load_n(&a->moved, __ATOMIC_ACQUIRE) + most && l->rc == 0 && !cmd_signal &&
+	       !__atomic_load_n(&a->give_up, __ATOMIC_ACQUIRE))
+		if (client_turn(l->m.client, TURN, &e) < 0 || client_stay(l->m.client, &e) < 0)
+			poll(NULL, 0, (int)(TURN / NS_PER_MS));
+}
+
 static void *run_lane(void *arg)
 {
 	struct lane *l = arg;
@@ -86,11 +107,13 @@ static void *run_lane(void *arg)
 	l->rc = migrate_connect(&l->m, &l->m.client, &l->err);
 	meet(l, &l->all->connected);
 	l->began = l->ended = clock_now(&clock_mono);
+	wait_turn(l);
 	if (l->rc == 0 && !__atomic_load_n(&l->all->give_up, __ATOMIC_ACQUIRE)) {
 		l->rc = migrate_move(&l->m, &l->err);
 		l->ended = clock_now(&clock_mono);
 		client_interrupted_by(l->m.client, NULL);
 	}
+	__atomic_add_fetch(&l->all->moved, 1, __ATOMIC_ACQ_REL);
 	meet(l, &l->all->over);
 	if (l == l->all->lane && l->all->peer)
 		l->all->there_mb = memory_mb(l->all->peer, "VmHWM");
@@ -228,8 +251,8 @@ static void print(const struct many *a)
 	struct sums s = add_up(a);
 	char memory[32];
 
-	printf("%u guests of %s (%s) at once to %s, %u streams and %u workers each\n", a->n,
-	       format_size(memory, sizeof memory, o->memory), a->model->kind->name,
+	printf("%u guests of %s (%s), %u at once to %s, %u streams and %u workers each\n", a->n,
+	       format_size(memory, sizeof memory, o->memory), a->model->kind->name, migrate_at_once(o),
 	       o->peer[0] ? a->model->transfer.target : "own process", a->model->transfer.streams,
 	       a->model->transfer.workers);
 	bench_link_print(a->model->net, o->link);
@@ -274,12 +297,12 @@ static int print_json(const struct many *a, const char *path, struct err *e)
 	int rc;
 
 	part = json_pack(
-		"{s:i, s:s, s:I, s:s, s:s, s:i, s:i, s:i, s:b, s:b, s:f, s:f, s:f, s:o, s:o, s:f, s:f, s:o, s:o, s:o}",
-		"guests", (int)a->n, "guest", m->kind->name, "memory_bytes", (json_int_t)m->opts.memory, "policy",
-		migrate_policies[m->opts.policy].name, "backend", m->transfer.ops->name, "streams",
-		(int)m->transfer.streams, "workers", (int)m->transfer.workers, "completed", (int)s.completed,
-		"verified", s.verified == a->n, "self_check", s.checked == a->n, "makespan_seconds", s.seconds,
-		"migrations_per_s", s.completed / s.seconds, "memory_gbytes_per_s",
+		"{s:i, s:i, s:s, s:I, s:s, s:s, s:i, s:i, s:i, s:b, s:b, s:f, s:f, s:f, s:o, s:o, s:f, s:f, s:o, s:o, s:o}",
+		"guests", (int)a->n, "parallel", (int)migrate_at_once(&m->opts), "guest", m->kind->name, "memory_bytes",
+		(json_int_t)m->opts.memory, "policy", migrate_policies[m->opts.policy].name, "backend",
+		m->transfer.ops->name, "streams", (int)m->transfer.streams, "workers", (int)m->transfer.workers,
+		"completed", (int)s.completed, "verified", s.verified == a->n, "self_check", s.checked == a->n,
+		"makespan_seconds", s.seconds, "migrations_per_s", s.completed / s.seconds, "memory_gbytes_per_s",
 		s.completed * (double)m->opts.memory / 1e9 / s.seconds, "total_seconds",
 		json_interval(over_lanes(a, total_s)), "downtime_ms", json_interval(over_lanes(a, downtime_ms)),
 		"total_seconds_max", most(a, total_s), "downtime_ms_max", most(a, downtime_ms),

@@ -23,6 +23,13 @@ t_text() {
 	grep -q 'outcome *6 completed, 6 verified, of 6 the guest' "$dir/out" || fail "$(cat "$dir/out")"
 }
 
+# Never more than two on their way: their times together are at most twice that of all.
+t_two_at_a_time() {
+	expect 0 '' dwcp "${many[@]}" --parallel=2 --json="$dir/m.json"
+	jq -e "$good and .parallel == 2 and ([.migrations[].total_seconds] | add) <= 2 * .makespan_seconds" "$dir/m.json" \
+		>/dev/null || fail "$(cat "$dir/m.json")"
+}
+
 # Each has two sessions.
 t_post_copy() {
 	local policy
