@@ -137,6 +137,10 @@ void hde_dec_close(struct hde_dec *d);
  * written; write's errno. */
 int hde_decode(struct hde_dec *d, unsigned worker, uint32_t object, uint64_t at, uint32_t bytes, const void *in,
 	       size_t len, struct hde_refusal *why);
+/* The same for memory, where the payload must name just these pages, in order. Of two payloads for one worker at once, which
+ * two senders of one region can bring about, the second is refused. */
+int hde_decode_list(struct hde_dec *d, unsigned worker, const uint32_t *list, uint32_t n, const void *in, size_t len,
+		    struct hde_refusal *why);
 /* These bytes were placed by a raw put: their pages are no base any more. */
 void hde_dec_put(struct hde_dec *d, unsigned worker, uint64_t at, uint32_t bytes);
 

@@ -24,6 +24,7 @@ struct dec_worker {
 	const uint8_t *at[HDE_BATCH_PAGES];
 	uint64_t page[HDE_BATCH_PAGES];
 	uint8_t kind[HDE_BATCH_PAGES];
+	bool taken; /* by a payload under way */
 	struct hde_stats stats;
 } __attribute__((aligned(CACHE_LINE)));
 
@@ -356,35 +357,82 @@ static int place(struct payload *p, uint32_t object, uint64_t at)
 	return 0;
 }
 
-int hde_decode(struct hde_dec *d, unsigned worker, uint32_t object, uint64_t at, uint32_t bytes, const void *in,
-	       size_t len, struct hde_refusal *why)
+static int check_list(struct payload *p, const uint32_t *list, uint32_t n)
+{
+	bool same = p->h.n == n;
+
+	for (uint32_t i = 0; same && i < n; i++)
+		same = p->w->page[i] == list[i];
+	return same ? 0 : refuse(p, "it is about other pages than its chunk");
+}
+
+/* What a payload has to be about: a range, or a list. */
+struct about {
+	uint32_t object, bytes, n;
+	uint64_t at;
+	const uint32_t *list; /* NULL: the range */
+};
+
+static int decode(struct payload *p, const struct about *a, size_t len)
+{
+	struct dec_worker *w = p->w;
+	int rc = read_head(p);
+
+	if (rc == 0)
+		rc = read_tables(p);
+	if (rc == 0)
+		rc = check_crc(p);
+	if (rc == 0)
+		rc = check_place(p, a->at, a->bytes);
+	if (rc == 0 && a->list)
+		rc = check_list(p, a->list, a->n);
+	if (rc == 0)
+		rc = decode_blocks(p);
+	if (rc == 0)
+		rc = place(p, a->object, a->at);
+	if (rc == 0) {
+		metric_add(&w->stats.batches, 1);
+		metric_add(&w->stats.pages, p->h.n);
+		metric_add(&w->stats.blocks, p->h.blocks);
+		metric_add(&w->stats.bytes_in, (uint64_t)(p->h.n - 1) * HDE_PAGE + p->h.last);
+		metric_add(&w->stats.bytes_out, len);
+	}
+	return rc;
+}
+
+/* A worker of one session has the number of one of another's: two that decode at once would share all that is checked. */
+static int decode_alone(struct hde_dec *d, unsigned worker, const struct about *a, const void *in, size_t len,
+			struct hde_refusal *why)
 {
 	struct dec_worker *w = &d->w[worker];
 	struct payload p = { .d = d, .w = w, .in = rcur_init(in, len), .start = in, .block = -1, .why = why };
 	uint64_t began = clock_now(&clock_mono);
-	int rc = read_head(&p);
+	int rc;
 
-	if (rc == 0)
-		rc = read_tables(&p);
-	if (rc == 0)
-		rc = check_crc(&p);
-	if (rc == 0)
-		rc = check_place(&p, at, bytes);
-	if (rc == 0)
-		rc = decode_blocks(&p);
-	if (rc == 0)
-		rc = place(&p, object, at);
+	if (__atomic_exchange_n(&w->taken, true, __ATOMIC_ACQUIRE))
+		return refuse(&p, "another payload is decoded by the same worker: a region has one sender");
+	rc = decode(&p, a, len);
 	if (rc == -EBADMSG)
 		metric_add(&w->stats.refused, 1);
-	if (rc == 0) {
-		metric_add(&w->stats.batches, 1);
-		metric_add(&w->stats.pages, p.h.n);
-		metric_add(&w->stats.blocks, p.h.blocks);
-		metric_add(&w->stats.bytes_in, (uint64_t)(p.h.n - 1) * HDE_PAGE + p.h.last);
-		metric_add(&w->stats.bytes_out, len);
-	}
 	metric_add(&w->stats.decode_ns, clock_now(&clock_mono) - began);
+	__atomic_store_n(&w->taken, false, __ATOMIC_RELEASE);
 	return rc;
+}
+
+int hde_decode(struct hde_dec *d, unsigned worker, uint32_t object, uint64_t at, uint32_t bytes, const void *in,
+	       size_t len, struct hde_refusal *why)
+{
+	const struct about a = { .object = object, .bytes = bytes, .at = at };
+
+	return decode_alone(d, worker, &a, in, len, why);
+}
+
+int hde_decode_list(struct hde_dec *d, unsigned worker, const uint32_t *list, uint32_t n, const void *in, size_t len,
+		    struct hde_refusal *why)
+{
+	const struct about a = { .list = list, .n = n };
+
+	return decode_alone(d, worker, &a, in, len, why);
 }
 
 void hde_dec_put(struct hde_dec *d, unsigned worker, uint64_t at, uint32_t bytes)

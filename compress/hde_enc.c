@@ -250,9 +250,9 @@ static bool still_random(const struct batch_enc *x)
 	if (!x->e->cfg.puts || x->w->quiet < QUIET)
 		return false;
 	for (uint32_t i = 0; i < x->b->n; i++) {
-		uint64_t first;
+		uint64_t first = 0;
 
-		memcpy(&first, batch_bytes(x->b, i), sizeof first);
+		memcpy(&first, batch_bytes(x->b, i), min_u64(sizeof first, batch_len(x->b, i)));
 		if (!first)
 			return false;
 		if (i % QUIET_STEP != x->w->quiet % QUIET_STEP)

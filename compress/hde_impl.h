@@ -126,6 +126,7 @@ struct enc_worker {
 	uint32_t n_group[CLASSES];
 	uint32_t quiet;                                     /* batches in a row that nothing could be done with */
 	uint64_t look_at, look_busy, look_wire, busy, wire; /* the link, measured */
+	uint64_t acked_at;                                  /* atomic */
 	double link;                                        /* bytes/s, 0: not yet */
 	struct hde_stats stats;
 } __attribute__((aligned(CACHE_LINE)));

@@ -8,41 +8,55 @@
 
 #include "base/clock.h"
 #include "base/util.h"
+#include <math.h>
 
 #define LOOK_NS (50 * NS_PER_MS)
 #define BUSY_SHARE 0.7            /* of the time spent encoding: more, and the CPU is the limit */
 #define IDLE_NS (500 * NS_PER_MS) /* a pause of this length is nobody's rate */
 #define LEARN 0.25
 #define PROBE 1.1
+#define PROBE_MOST 4.0 /* times what was seen */
 
 void rate_acked(struct hde_enc *e, struct enc_worker *w, uint64_t wire)
 {
 	(void)e;
 	metric_add(&w->wire, wire);
+	__atomic_store_n(&w->acked_at, clock_now(&clock_mono), __ATOMIC_RELAXED);
+}
+
+/* Neither encoded nor acknowledged anything for so long. */
+static bool was_idle(const struct enc_worker *w, uint64_t now)
+{
+	uint64_t last = max_u64(w->look_at, __atomic_load_n(&w->acked_at, __ATOMIC_RELAXED));
+
+	return !w->look_at || (now > last && now - last > IDLE_NS);
+}
+
+/* rate: as it was seen. A busy worker's says only that the link takes as much, so that more is tried, within limits. */
+static void learn_link(struct enc_worker *w, double rate, bool busy)
+{
+	if (rate <= 0)
+		return;
+	if (!busy)
+		w->link = w->link > 0 ? w->link + LEARN * (rate - w->link) : rate;
+	else if (w->link < PROBE_MOST * rate)
+		w->link = fmax(w->link * PROBE, rate);
 }
 
 void rate_encoded(struct hde_enc *e, struct enc_worker *w, uint64_t began, uint64_t ended)
 {
 	uint64_t wire = __atomic_load_n(&w->wire, __ATOMIC_RELAXED), span;
+	bool idle = was_idle(w, began);
 	struct sel_cost cost;
-	double rate;
 
 	w->busy += ended - began;
-	if (!w->look_at || began - w->look_at > IDLE_NS) {
-		w->look_at = began;
-		w->look_busy = w->busy;
-		w->look_wire = wire;
-		return;
-	}
 	span = ended - w->look_at;
-	if (span < LOOK_NS)
+	if (!idle && span < LOOK_NS)
 		return;
-	rate = (double)(wire - w->look_wire) * 1e9 / (double)span;
-	if (rate > 0 && (double)(w->busy - w->look_busy) < BUSY_SHARE * (double)span)
-		w->link = w->link > 0 ? w->link + LEARN * (rate - w->link) : rate;
-	else if (w->link > 0 || rate > 0)
-		w->link = w->link * PROBE > rate ? w->link * PROBE : rate;
-	w->look_at = ended;
+	if (!idle)
+		learn_link(w, (double)(wire - w->look_wire) * 1e9 / (double)span,
+			   (double)(w->busy - w->look_busy) >= BUSY_SHARE * (double)span);
+	w->look_at = idle ? began : ended;
 	w->look_busy = w->busy;
 	w->look_wire = wire;
 	cost = rate_cost(e, w);

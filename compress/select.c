@@ -287,6 +287,7 @@ unsigned sel_choose(struct selector *s, const struct sel_features *f, size_t n, 
 {
 	unsigned best = SEL_CHOICES;
 	double least = 0, raw = 0, lz4_ns = 0, longest = 0;
+	struct sel_guess first = { 0 };
 
 	for (unsigned c = 0; c < SEL_CHOICES; c++) {
 		struct sel_guess g;
@@ -297,6 +298,7 @@ unsigned sel_choose(struct selector *s, const struct sel_features *f, size_t n, 
 		predict(&s->model->choice[c], f, n, off, &g);
 		cost = cost_of(s, &g);
 		raw = c == 0 ? cost : raw;
+		first = c == 0 ? g : first;
 		longest = c == 0 ? LONG_MOST * fmax(s->mean, busiest(s, &g)) : longest;
 		lz4_ns = c == LZ4_ROW ? g.encode_ns : lz4_ns;
 		if (!(s->cost.allowed >> c & 1) || (c == 0 && s->raw_row >= SEL_RAW_ROW) ||
@@ -307,8 +309,14 @@ unsigned sel_choose(struct selector *s, const struct sel_features *f, size_t n, 
 		if (guess)
 			*guess = g;
 	}
+	if (best == SEL_CHOICES) { /* raw had its row, and every codec would hold up the rest */
+		best = 0;
+		least = raw;
+		if (guess)
+			*guess = first;
+	}
 	learn_gain(s, raw, least, lz4_ns);
-	return best < SEL_CHOICES ? best : 0;
+	return best;
 }
 
 static void learn_load(struct selector *s, const struct sel_guess *seen, bool looked)

@@ -315,6 +315,7 @@ static void test_damage(void **state)
 static void test_outside(void **state)
 {
 	struct hde_fixture f, small;
+	const uint32_t listed[] = { PAGES / 2 - 1, PAGES / 2 }, other[] = { PAGES / 2 - 1, PAGES / 2 + 1 };
 	struct hde_batch b = { 0 };
 	struct hde_refusal why = { 0 };
 
@@ -331,6 +332,10 @@ static void test_outside(void **state)
 			 -EBADMSG);
 	assert_int_equal(
 		hde_decode(f.dec, 0, 0, (PAGES / 2 - 1) * HDE_PAGE, 2 * HDE_PAGE, f.payload, (size_t)f.len, &why), 0);
+	assert_int_equal(hde_decode_list(f.dec, 0, other, 2, f.payload, (size_t)f.len, &why), -EBADMSG);
+	assert_string_equal(why.why, "it is about other pages than its chunk");
+	assert_int_equal(hde_decode_list(f.dec, 0, other, 1, f.payload, (size_t)f.len, &why), -EBADMSG);
+	assert_int_equal(hde_decode_list(f.dec, 0, listed, 2, f.payload, (size_t)f.len, &why), 0);
 	/* And the sender refuses what is no batch. */
 	b = (struct hde_batch){ .first = PAGES - 1, .n = 2, .bytes = 2 * HDE_PAGE, .data = f.here };
 	assert_int_equal(hde_encode(f.enc, 0, &b, f.payload, HDE_BATCH_MAX), -EINVAL);
@@ -375,9 +380,23 @@ static void test_incompressible(void **state)
 
 static uint8_t *file;
 
+/* What the worker is at, to be sent to it again while it is. */
+static struct {
+	struct hde_dec *dec;
+	const void *payload;
+	size_t len;
+	uint32_t bytes;
+} under_way;
+
 static int write_file(void *ctx, uint32_t object, const void *data, uint32_t len, uint64_t offset)
 {
+	struct hde_refusal why = { 0 };
+
 	(void)ctx;
+	assert_int_equal(hde_decode(under_way.dec, 0, 1, offset, under_way.bytes, under_way.payload, under_way.len,
+				    &why),
+			 -EBADMSG);
+	assert_non_null(strstr(why.why, "same worker"));
 	if (object == 9)
 		return -ENOSPC;
 	assert_true(offset + len <= BYTES);
@@ -407,6 +426,10 @@ static void test_anonymous(void **state)
 		ssize_t n = hde_encode(enc, 0, &b, out, bytes + HDE_OVERHEAD);
 
 		assert_true(n > 0);
+		under_way.dec = dec;
+		under_way.payload = out;
+		under_way.len = (size_t)n;
+		under_way.bytes = bytes;
 		assert_int_equal(hde_decode(dec, 0, 9, at, bytes, out, (size_t)n, NULL), -ENOSPC);
 		assert_int_equal(hde_decode(dec, 0, 1, at, bytes - 1, out, (size_t)n, NULL), -EBADMSG);
 		assert_int_equal(hde_decode(dec, 0, 1, at, bytes, out, (size_t)n, NULL), 0);

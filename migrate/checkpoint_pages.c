@@ -38,7 +38,7 @@ static int place_hde(struct ckpt_memory *m, const struct page_list *l, const str
 		rc = hde_dec_open(&m->hde, &cfg, NULL);
 	}
 	if (rc == 0)
-		rc = hde_decode(m->hde, 0, 0, 0, 0, body->p, rcur_left(body), &refusal);
+		rc = hde_decode_list(m->hde, 0, l->page, l->n, body->p, rcur_left(body), &refusal);
 	if (rc == -EBADMSG)
 		*why = refusal.why ? refusal.why : "its pages cannot be decoded";
 	for (uint32_t i = 0; rc == 0 && i < l->n; i++)
@@ -57,7 +57,8 @@ int ckpt_place(struct ckpt_memory *m, const void *payload, size_t len, const cha
 		return -EBADMSG;
 	if (form == PAGES_HDE)
 		return place_hde(m, &l, &body, why);
-	return form != PAGES_PLAIN || pages_get_plain(&l, &body, place, m) < 0 ? -EBADMSG : 0;
+	/* A decoder that is open has seen every page that was placed. */
+	return form != PAGES_PLAIN || m->hde || pages_get_plain(&l, &body, place, m) < 0 ? -EBADMSG : 0;
 }
 
 void ckpt_memory_next(struct ckpt_memory *m)

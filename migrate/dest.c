@@ -6,9 +6,12 @@
 #include "base/digest.h"
 #include "base/log.h"
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define STILL_MS 5000 /* most that a chunk under way takes */
 
 /* ---- the table --------------------------------------------------------------------------------- */
 
@@ -116,9 +119,8 @@ static bool takes_pages(const struct incoming *in, enum guest_phase phase)
 	return phase == PHASE_RECEIVING || (in->late && (phase == PHASE_FILLING || phase == PHASE_RUNNING));
 }
 
-static int decode(void *ctx, unsigned worker, const struct stage_chunk *c, const void *payload, size_t len)
+static int take(struct incoming *in, unsigned worker, const void *payload, size_t len)
 {
-	struct incoming *in = ctx;
 	enum guest_phase phase = phase_of(in);
 	struct page_list l;
 	enum pages_form form;
@@ -131,15 +133,29 @@ static int decode(void *ctx, unsigned worker, const struct stage_chunk *c, const
 		return dest_late_decode(in, (int)worker, &l, form, &body);
 	if (form == PAGES_PLAIN && l.n && rcur_left(&body) && body.p[0] == PAGE_LATE)
 		return dest_late_announced(in, &l, &body);
-	if (form == PAGES_PLAIN)
+	/* A decoder that is open has seen every page that was placed. */
+	if (form == PAGES_PLAIN && !in->hde)
 		return pages_get_plain(&l, &body, place, in);
 	if (form != PAGES_HDE || !in->hde)
 		return -EPROTO;
-	rc = hde_decode(in->hde, worker, c->object, 0, 0, body.p, rcur_left(&body), NULL);
+	rc = hde_decode_list(in->hde, worker, l.page, l.n, body.p, rcur_left(&body), NULL);
 	for (uint32_t i = 0; rc == 0 && i < l.n; i++) {
 		in->sum[l.page[i]] = sum_of(SUM_XXH3, page_at(in, l.page[i]), GUEST_PAGE);
 		bitmap_set(in->have, l.page[i]);
 	}
+	return rc;
+}
+
+static int decode(void *ctx, unsigned worker, const struct stage_chunk *c, const void *payload, size_t len)
+{
+	struct incoming *in = ctx;
+	int rc;
+
+	(void)c;
+	/* Counted before the phase is looked at, as `still` sets the phase before it looks at the count. */
+	__atomic_add_fetch(&in->placing, 1, __ATOMIC_SEQ_CST);
+	rc = take(in, worker, payload, len);
+	__atomic_sub_fetch(&in->placing, 1, __ATOMIC_RELEASE);
 	return rc;
 }
 
@@ -295,6 +311,20 @@ static void sum_again(struct incoming *in)
 		in->sum[p] = sum_of(SUM_XXH3, page_at(in, p), GUEST_PAGE);
 }
 
+/* No page is taken from here on, and none is being placed any more: what is summed and run is what was sent. */
+static int still(struct incoming *in, struct err *e)
+{
+	set_phase(in, PHASE_LOST);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	for (unsigned ms = 0; __atomic_load_n(&in->placing, __ATOMIC_ACQUIRE); ms++) {
+		if (ms == STILL_MS)
+			return err_set(e, -EBUSY,
+				       "pages of the guest are still being placed: its source may not send any now");
+		poll(NULL, 0, 1);
+	}
+	return 0;
+}
+
 static int make_ready(struct incoming *in, struct rcur *req, struct err *e)
 {
 	uint8_t flags = get_u8(req);
@@ -313,11 +343,11 @@ static int make_ready(struct incoming *in, struct rcur *req, struct err *e)
 	if (got != pages_of(in) && !late)
 		return err_set(e, -EBADMSG, "%llu of %llu pages have not arrived: please report this as a bug",
 			       (unsigned long long)(pages_of(in) - got), (unsigned long long)pages_of(in));
-	/* From here on no page is taken, so that what is summed and run is what was sent. */
-	set_phase(in, PHASE_LOST);
-	if (flags & READY_FULL && !late)
+	rc = still(in, e);
+	if (rc == 0 && flags & READY_FULL && !late)
 		sum_again(in);
-	rc = late ? dest_late_open(in, e) : 0;
+	if (rc == 0 && late)
+		rc = dest_late_open(in, e);
 	if (rc == 0)
 		rc = in->kind->open(&in->guest, in->mem.addr, in->mem.len, NULL, e);
 	if (rc == 0)

@@ -29,6 +29,7 @@ struct incoming {
 
 	pthread_mutex_t mu; /* phase and guest change under it; phase is read without it, too */
 	enum guest_phase phase;
+	uint32_t placing; /* chunks that are being placed now; atomic */
 	struct guest *guest;
 	bool wants_late;   /* pages may come after START */
 	struct late *late; /* from READY on, where some are missing */

@@ -85,7 +85,7 @@ static int prepare(struct migration *m, struct err *e)
 	if (rc == 0)
 		rc = page_source_open(&m->source, cfg->guest, m->tracker, m->client, cfg->chunk, &hde, e);
 	m->source.sum = cfg->sum;
-	if (m->source.hde && cfg->max_bandwidth)
+	if (m->source.hde && cfg->max_bandwidth && !hde.link_bits_per_s)
 		hde_rates(m->source.hde, 8 * (double)cfg->max_bandwidth, 0);
 	m->r->prepare_ns = session_now(m) - began;
 	return rc;

@@ -17,7 +17,7 @@ static int pause_guest(struct migration *m, struct err *e)
 	m->paused = true;
 	m->paused_at = session_now(m);
 	session_pace(m);
-	if (m->source.hde && m->cfg->max_bandwidth)
+	if (m->source.hde && m->cfg->max_bandwidth && !m->cfg->hde.link_bits_per_s)
 		hde_rates(m->source.hde, 8 * (double)m->cfg->limits.blackout_bytes_per_s, 0);
 	rc = g->ops->pause(g, e);
 	m->r->blackout.pause_ns = session_now(m) - m->paused_at;
