@@ -125,14 +125,6 @@ void cache_unpin(struct cache *c, int64_t slot)
 	unpin(&c->slots[slot]);
 }
 
-bool cache_has(const struct cache *c, uint32_t page, uint32_t round)
-{
-	uint32_t at = c->n ? __atomic_load_n(&c->of_page[page], __ATOMIC_RELAXED) : 0;
-
-	return at && __atomic_load_n(&c->slots[at - 1].page, __ATOMIC_RELAXED) == page + 1 &&
-	       __atomic_load_n(&c->slots[at - 1].round, __ATOMIC_RELAXED) == round;
-}
-
 /* A slot for another page, pinned, or -1. */
 static int64_t take_slot(struct cache *c, uint32_t round)
 {

@@ -46,8 +46,6 @@ const uint8_t *cache_bytes(const struct cache *c, int64_t slot);
 /* The same, to be changed into the page's bytes of `round` before it is unpinned. */
 uint8_t *cache_renew(struct cache *c, int64_t slot, uint32_t round);
 void cache_unpin(struct cache *c, int64_t slot);
-/* Is it there? A hint: another may take it away. */
-bool cache_has(const struct cache *c, uint32_t page, uint32_t round);
 /* Touches ahead what cache_pin reads, … */
 void cache_touch(const struct cache *c, uint32_t page);
 /* …once that has arrived its slot, … */

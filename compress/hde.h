@@ -2,8 +2,8 @@
 /*
  * HDE: a batch of pages becomes few bytes, and comes back.
  *
- *   batch of pages ─► zero? ─► same as before? ─► a few bytes changed? ─► group by class ─► codec by cost ─► payload
- *                     zero.c      dedup.c              delta.c              hde.c           select.c, codec.c
+ *   batch of pages ─► zero? ─► a few bytes changed? ─► same as another? ─► group by class ─► codec by cost ─► payload
+ *                     zero.c          delta.c                 dedup.c          hde_enc.c       select.c, codec.c
  *
  * An encoder serves one region (a guest's memory, a memory region of a session, or anonymous data such as files) and
  * knows what its receiver has: which version of each page was acknowledged, and, in a bounded cache, that version's
@@ -11,8 +11,7 @@
  *
  * Versions. A *round* is a span in which each page is sent at most once (pre-copy rounds; one pass of a transfer).
  * hde_round begins the next. A page's version is the number of the round that last sent it. A payload refers only to pages
- * that the receiver surely has: earlier in the same payload, or acknowledged (hde_acked) in a version that is
- * not being replaced in this round. A page that is encoded a second time in a round (its chunk was lost or refused) is
+ * that the receiver surely has: acknowledged (hde_acked) in a version that is not being replaced in this round. A page that is encoded a second time in a round (its chunk was lost or refused) is
  * sent without any reference, whatever the receiver has. A payload names the versions it builds on, and each
  * block has a checksum of its decoded bytes: a lost, late or repeated base is refused with -EBADMSG and never yields
  * wrong memory.
@@ -47,7 +46,7 @@ extern const char *const hde_mode_names[]; /* "none", "auto", "datacenter", "int
 /* The user's part: fields of options (hde_group). */
 struct hde_opts {
 	int mode;                 /* enum hde_mode */
-	uint64_t block;           /* "compress-chunk": bytes of a block, 64 … 256 KB */
+	uint64_t block;           /* "compress-block": bytes of a block, 64 … 256 KB */
 	uint64_t cache;           /* base cache, bytes; 0: auto (the region, at most a quarter of the host's memory) */
 	uint64_t link_bits_per_s; /* predicted bandwidth; 0: auto, measured from acknowledgements */
 	double cpu;               /* CPU share of a worker, 0.01 … 1 */
@@ -90,7 +89,8 @@ struct hde_enc;
 /* Defaults for a mode, as hde_group's table has them. */
 void hde_opts_default(struct hde_opts *o, int mode);
 
-/* Memory: per worker about 3 MB (9 with zstd 19), per page of the region 24 bytes, and the cache. Fills e. */
+/* Memory: per worker about 3 MB (9 with zstd 19), per page of the region 28 bytes, as many again for each
+ * page of the cache, the table of matches (match.h), and the cache. Fills e. */
 int hde_enc_open(struct hde_enc **out, const struct hde_config *cfg, struct err *e);
 void hde_enc_close(struct hde_enc *e); /* NULL is fine */
 

@@ -37,7 +37,7 @@ struct match_place {
 	uint16_t at;
 };
 
-/* For a region of so many pages: up to 6 % of it, 128 MB at most, touched as content needs it. 0 or -ENOMEM. */
+/* For a region of so many pages: up to 12.5 % of it, 128 MB at most, touched as content needs it. 0 or -ENOMEM. */
 int match_open(struct match_table *t, uint64_t pages);
 void match_close(struct match_table *t);
 void match_clear(struct match_table *t);
