@@ -89,7 +89,9 @@ int hb_train(struct sel_model *m, const struct hb_blocks *images, size_t n, stru
 	for (size_t i = 0; i < n; i++)
 		blocks += images[i].n;
 	if (blocks < 10 * F)
-		return err_set(e, -EINVAL, "%zu blocks are too few to train with; give larger images", blocks);
+		return err_set(e, -EINVAL,
+			       "%zu blocks are too few to train with: give larger or more images, or raise --blocks",
+			       blocks);
 	for (unsigned c = 0; c < SEL_CHOICES; c++)
 		if (!fit_choice(&m->choice[c], images, n, c))
 			return err_set(e, -EINVAL, "the images are too much alike to train with; give different ones");

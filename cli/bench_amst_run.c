@@ -268,7 +268,7 @@ static int fill_from_file(struct bench_amst *b, struct err *e)
 	const char *path = b->opts->content;
 	uint8_t *p = b->region.addr;
 	uint64_t len = b->region.len, have = 0;
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	ssize_t n = fd < 0 ? -1 : 1;
 	int rc = fd < 0 ? -errno : 0;
 

@@ -356,6 +356,8 @@ static int check_options(struct run *r, char **operands, int n, struct err *e)
 		return err_set(e, -EINVAL, "--suite measures synthetic memory; leave --input out");
 	if (n && !selector)
 		return err_set(e, -EINVAL, "images without --input are for --oracle and --train");
+	if (o->check && !o->oracle)
+		return err_set(e, -EINVAL, "--check is about the targets of --oracle, which is missing");
 	if (o->batch % HDE_PAGE)
 		return err_set(e, -EINVAL, "--batch: pages of %u bytes are wanted", HDE_PAGE);
 	if (o->base[0] && o->data_size)

@@ -166,7 +166,7 @@ static int fill_mix(struct guest *g, uint64_t seed, struct err *e)
 
 static int fill_image(struct guest *g, const char *path, struct err *e)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC), rc = 0;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), rc = 0;
 	uint64_t at = 0;
 	struct stat st;
 
