@@ -119,9 +119,8 @@ static bool takes_pages(const struct incoming *in, enum guest_phase phase)
 	return phase == PHASE_RECEIVING || (in->late && (phase == PHASE_FILLING || phase == PHASE_RUNNING));
 }
 
-static int take(struct incoming *in, unsigned worker, const void *payload, size_t len)
+static int take(struct incoming *in, enum guest_phase phase, unsigned worker, const void *payload, size_t len)
 {
-	enum guest_phase phase = phase_of(in);
 	struct page_list l;
 	enum pages_form form;
 	struct rcur body;
@@ -154,7 +153,7 @@ static int decode(void *ctx, unsigned worker, const struct stage_chunk *c, const
 	(void)c;
 	/* Counted before the phase is looked at, as `still` sets the phase before it looks at the count. */
 	__atomic_add_fetch(&in->placing, 1, __ATOMIC_SEQ_CST);
-	rc = take(in, worker, payload, len);
+	rc = take(in, (enum guest_phase)__atomic_load_n(&in->phase, __ATOMIC_SEQ_CST), worker, payload, len);
 	__atomic_sub_fetch(&in->placing, 1, __ATOMIC_RELEASE);
 	return rc;
 }
@@ -314,9 +313,8 @@ static void sum_again(struct incoming *in)
 /* No page is taken from here on, and none is being placed any more: what is summed and run is what was sent. */
 static int still(struct incoming *in, struct err *e)
 {
-	set_phase(in, PHASE_LOST);
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	for (unsigned ms = 0; __atomic_load_n(&in->placing, __ATOMIC_ACQUIRE); ms++) {
+	__atomic_store_n(&in->phase, PHASE_LOST, __ATOMIC_SEQ_CST);
+	for (unsigned ms = 0; __atomic_load_n(&in->placing, __ATOMIC_SEQ_CST); ms++) {
 		if (ms == STILL_MS)
 			return err_set(e, -EBUSY,
 				       "pages of the guest are still being placed: its source may not send any now");
