@@ -226,7 +226,7 @@ static bool recently_lost(const struct verbs *u)
 {
 	uint64_t at = __atomic_load_n(&lost_at, __ATOMIC_RELAXED);
 
-	return at && u->now - at < V_MUTE_TIME;
+	return at && u->now < at + V_MUTE_TIME; /* another thread's may be later than our now */
 }
 
 void vs_die(struct v_stream *s, int err)
